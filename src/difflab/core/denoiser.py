@@ -1,0 +1,61 @@
+"""From a network's output to a clean estimate: the only place that interprets, splits and clips outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from difflab.core.prediction import Prediction, to_eps, to_x0
+from difflab.core.schedule import Point
+
+Network = Callable[[Tensor, Tensor], Tensor]  # (x (B, ..), t (B,) float32) -> output (B, ..); conditioning is bound already
+
+
+class Estimate(NamedTuple):
+    """What is believed at a point: the clean data, the noise, and the learned share of the variance's range.
+
+    x0 and eps always agree: x = alpha x0 + sigma eps, also after clipping. variance_share is (v + 1) / 2 of Nichol and
+    Dhariwal (2021), unclamped, or None when the model does not learn its variance.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    variance_share: Tensor | None = None
+
+
+Denoise = Callable[[Tensor, Point], Estimate]  # all that a sampler ever sees of a model
+
+
+@dataclass(frozen=True)
+class Denoiser:
+    """E[x0 | x_t] from a network.
+
+    Args:
+        network: answers (B, C, ..) or, with a learned variance, (B, 2 C, ..).
+        prediction: what the first C channels mean.
+        learned_variance: whether the last C channels place the log variance within its range.
+        clip: whether x0 is clamped to [-1, 1]; eps then follows it.
+    """
+
+    network: Network
+    prediction: Prediction = "eps"
+    learned_variance: bool = False
+    clip: bool = False
+
+    def __call__(self, x: Tensor, at: Point) -> Estimate:
+        """Estimate for x (B, C, ..) float32 at a point that all samples share."""
+        t = torch.full((len(x),), float(at.t), dtype=torch.float32, device=x.device)
+        output = self.network(x, t).to(x.dtype)
+        share = None
+        if self.learned_variance:
+            output, raw = output.chunk(2, dim=1)
+            share = (raw + 1) / 2
+        x0 = to_x0(output, x, at, self.prediction)
+        if not self.clip:
+            return Estimate(x0, to_eps(output, x, at, self.prediction), share)
+        x0 = x0.clamp(-1.0, 1.0)
+        return Estimate(x0, to_eps(x0, x, at, "x0"), share)

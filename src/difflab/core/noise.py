@@ -1,0 +1,63 @@
+"""Noise that depends on (seed, sample index, draw) alone, whatever the batch, worker or restart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difflab.errors import DifflabError
+
+
+class Noise(Protocol):
+    """A source of standard normal tensors: draw 0 is the start, draw k the one that step k (from 1) may use."""
+
+    def draw(self, k: int) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class SeededNoise:
+    """One counter-based stream (Philox) per sample: key (seed, index), counter k.
+
+    Args:
+        seed: 0 <= seed < 2^64.
+        indices: (B,) sample indices of this batch.
+        shape: of one sample.
+        device: where the tensors go; the numbers are made on the CPU, so that they are the same everywhere.
+    """
+
+    seed: int
+    indices: Sequence[int]
+    shape: tuple[int, ...]
+    device: torch.device | str = "cpu"
+
+    def draw(self, k: int) -> Tensor:
+        """(B, *shape) float32."""
+        out = np.empty((len(self.indices), *self.shape), np.float32)
+        for row, index in zip(out, self.indices, strict=True):
+            stream = np.random.Philox(key=[self.seed, index], counter=[0, 0, 0, k])
+            np.random.Generator(stream).standard_normal(out=row, dtype=np.float32)
+        return torch.from_numpy(out).to(self.device)
+
+
+@dataclass(frozen=True)
+class GivenNoise:
+    """Noise handed in by the caller: the start, and one tensor for each step in order.
+
+    Raises DifflabError when a draw is asked for that was not given.
+    """
+
+    start: Tensor
+    steps: Sequence[Tensor]
+
+    def draw(self, k: int) -> Tensor:
+        """(B, ..) float32 of the start's shape."""
+        if k == 0:
+            return self.start
+        if k > len(self.steps):
+            raise DifflabError(f"noise: step {k} draws noise, but only {len(self.steps)} arrays were given; give one a step.")
+        return self.steps[k - 1]

@@ -1,0 +1,166 @@
+"""Samplers: each is one `step`, and `trajectory` is the only loop.
+
+A sampler is a frozen dataclass that knows its own settings and nothing of networks, guidance or files. Adding one means
+writing its `step` and a row in `SAMPLERS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from difflab.core.denoiser import Denoise, Estimate
+from difflab.core.noise import Noise
+from difflab.core.schedule import Point
+from difflab.errors import DifflabError, suggest
+
+Variance = Literal["small", "large", "learned"]
+
+
+class Step(NamedTuple):
+    """The result of one step: the new state, what the model believed, and what a multistep sampler remembers."""
+
+    x: Tensor
+    estimate: Estimate
+    memory: Any = None
+
+
+class Sampler(Protocol):
+    """One step of a method; `order` is its order of convergence on the probability-flow ODE, 0 if it has none."""
+
+    order: ClassVar[int]
+
+    @property
+    def stochastic(self) -> bool: ...
+
+    def step(self, denoise: Denoise, x: Tensor, now: Point, nxt: Point, noise: Tensor | None, memory: Any) -> Step: ...
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Song, Meng and Ermon (2021), eq. 12 and 16: eta 0 is deterministic, eta 1 has DDPM's posterior variance.
+
+    Raises DifflabError unless 0 <= eta <= 1 (beyond 1 the variance exceeds what there is).
+    """
+
+    order: ClassVar[int] = 1
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.eta <= 1.0:
+            raise DifflabError(f"eta is {self.eta:g}, but must lie between 0 (deterministic DDIM) and 1 (DDPM).")
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps use noise."""
+        return self.eta > 0.0
+
+    def step(self, denoise: Denoise, x: Tensor, now: Point, nxt: Point, noise: Tensor | None, memory: None) -> Step:
+        """alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z."""
+        estimate = denoise(x, now)
+        s = self.eta * math.sqrt(posterior_variance(now, nxt))
+        direction = math.sqrt(max(nxt.sigma**2 - s**2, 0.0))  # rounding may go below zero at eta 1
+        x = nxt.alpha * estimate.x0 + direction * estimate.eps
+        return Step(x if noise is None else x + s * noise, estimate)
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """Ho, Jain and Abbeel (2020), Algorithm 2: a draw from the posterior q(x_s | x_t, x0), on any grid.
+
+    variance `small` is the posterior's own, `large` is beta = 1 - alpha_t^2 / alpha_s^2, `learned` lies between the two in
+    log space where the network says (Nichol and Dhariwal 2021, eq. 15).
+    """
+
+    order: ClassVar[int] = 0
+    variance: Variance = "small"
+
+    stochastic: ClassVar[bool] = True
+
+    def step(self, denoise: Denoise, x: Tensor, now: Point, nxt: Point, noise: Tensor | None, memory: None) -> Step:
+        """Posterior mean of the clean estimate, plus noise."""
+        estimate = denoise(x, now)
+        on_x0, on_x = posterior_coefficients(now, nxt)
+        mean = on_x0 * estimate.x0 + on_x * x
+        if noise is None:
+            return Step(mean, estimate)
+        return Step(mean + self._deviation(estimate, now, nxt) * noise, estimate)
+
+    def _deviation(self, estimate: Estimate, now: Point, nxt: Point) -> float | Tensor:
+        small, large = posterior_variance(now, nxt), beta(now, nxt)
+        if self.variance == "learned":
+            if estimate.variance_share is None:
+                raise DifflabError("variance 'learned' was asked for, but this model has no variance output: choose small or large.")
+            if small == 0.0:
+                return 0.0
+            share = estimate.variance_share
+            return torch.exp(0.5 * (share * math.log(large) + (1 - share) * math.log(small)))
+        return math.sqrt(small if self.variance == "small" else large)
+
+
+def beta(now: Point, nxt: Point) -> float:
+    """1 - alpha_t^2 / alpha_s^2: the variance that the forward process adds from `nxt` to `now`."""
+    return 1.0 - (now.alpha / nxt.alpha) ** 2
+
+
+def posterior_variance(now: Point, nxt: Point) -> float:
+    """Variance of q(x_s | x_t, x0) (Ho et al. 2020, eq. 7): beta sigma_s^2 / sigma_t^2."""
+    return beta(now, nxt) * (nxt.sigma / now.sigma) ** 2
+
+
+def posterior_coefficients(now: Point, nxt: Point) -> tuple[float, float]:
+    """Weights of x0 and x_t in the mean of q(x_s | x_t, x0) (Ho et al. 2020, eq. 7)."""
+    variance = now.sigma**2
+    return nxt.alpha * beta(now, nxt) / variance, (now.alpha / nxt.alpha) * nxt.sigma**2 / variance
+
+
+@dataclass(frozen=True)
+class Method:
+    """A sampler by name: how to build it from (eta, the model's variance), and whether it clamps x0 of bounded data."""
+
+    build: Callable[[float, Variance], Sampler]
+    clips: bool
+
+
+SAMPLERS: dict[str, Method] = {
+    "ddim": Method(lambda eta, variance: DDIM(eta), clips=False),
+    "ddpm": Method(lambda eta, variance: Ancestral(variance), clips=True),
+    "ddpm-noisy": Method(lambda eta, variance: Ancestral("large"), clips=True),  # ermongroup's: the paper's sigma-hat
+}
+
+
+def method(name: str) -> Method:
+    """The sampler's row in `SAMPLERS`; raises DifflabError for an unknown name."""
+    if name not in SAMPLERS:
+        raise DifflabError(f"sampler {name!r} is not known.{suggest(name, SAMPLERS)}")
+    return SAMPLERS[name]
+
+
+def trajectory(denoise: Denoise, sampler: Sampler, points: Sequence[Point], noise: Noise) -> Iterator[Step]:
+    """Walk from pure noise to data along `points` (steps + 1, the last one clean), yielding after every step.
+
+    Memory does not grow with the number of steps: only the latest state is held. Draw 0 of `noise` is the start; step k,
+    counted from 1, uses draw k if the sampler is stochastic. The step that lands on clean data adds no noise.
+    """
+    x, memory = noise.draw(0), None
+    for k, (now, nxt) in enumerate(zip(points[:-1], points[1:], strict=True), start=1):
+        fresh = noise.draw(k) if sampler.stochastic and nxt.sigma > 0.0 else None
+        with torch.no_grad():
+            step = sampler.step(denoise, x, now, nxt, fresh, memory)
+        yield step
+        x, memory = step.x, step.memory
+
+
+def final(steps: Iterator[Step]) -> Tensor:
+    """The last state of a trajectory."""
+    x = None
+    for step in steps:
+        x = step.x
+    if x is None:
+        raise ValueError("a trajectory needs at least one step")
+    return x

@@ -1,0 +1,147 @@
+"""Noise schedules: timestep -> (alpha, sigma), and the grids of timesteps that samplers walk.
+
+Notation throughout difflab: x_t = alpha_t x_0 + sigma_t eps with alpha^2 + sigma^2 = 1. The papers' cumulative product
+"alpha bar" is alpha^2.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difflab.errors import DifflabError, suggest
+
+BetaName = Literal["linear", "quad", "const", "jsd", "sigmoid", "cosine"]
+Spacing = Literal["uniform", "quad", "trailing", "leading", "linspace"]
+
+CLEAN = -1  # the timestep of clean data
+
+
+class Point(NamedTuple):
+    """One place on the path from noise to data: t is what the network is told, alpha and sigma scale data and noise.
+
+    While sampling all samples are at the same place, so these are plain floats in double precision.
+    """
+
+    t: float
+    alpha: float
+    sigma: float
+
+
+class Places(NamedTuple):
+    """A place for each sample of a training batch: t (B,) int64; alpha and sigma (B, 1, ..) float32, to broadcast."""
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Schedule:
+    """A table of alpha_bar for T training timesteps 0 .. T - 1; timestep -1 is clean data.
+
+    Args:
+        alpha_bar: (T,) float64, decreasing, within (0, 1); the last one may be 0.
+    """
+
+    alpha_bar: np.ndarray
+
+    @property
+    def timesteps(self) -> int:
+        """T, the number of training timesteps."""
+        return len(self.alpha_bar)
+
+    def point(self, t: int) -> Point:
+        """The place of timestep `t`, -1 .. T - 1, in double precision."""
+        bar = 1.0 if t == CLEAN else float(self.alpha_bar[t])
+        return Point(float(t), math.sqrt(bar), math.sqrt(1.0 - bar))
+
+    def at(self, t: Tensor, ndim: int) -> Places:
+        """The places of a batch of timesteps (B,) int64, for data of `ndim` dimensions."""
+        bar = torch.from_numpy(self.alpha_bar).to(t.device)[t].reshape(-1, *[1] * (ndim - 1))
+        return Places(t, bar.sqrt().float(), (1.0 - bar).sqrt().float())
+
+
+def betas(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> np.ndarray:
+    """The forward process's variances (T,) float64.
+
+    `linear`, `quad`, `const`, `jsd` and `sigmoid` are those of ermongroup/ddim; `cosine` is that of Nichol and Dhariwal
+    (2021), which ignores beta_start and beta_end and clips at 0.999. Raises DifflabError for another name.
+    """
+    b0, b1, n = beta_start, beta_end, timesteps
+    if name == "linear":
+        return np.linspace(b0, b1, n)
+    if name == "quad":
+        return np.linspace(math.sqrt(b0), math.sqrt(b1), n) ** 2
+    if name == "const":
+        return np.full(n, b1)
+    if name == "jsd":
+        return 1.0 / np.linspace(n, 1, n)
+    if name == "sigmoid":
+        return (b1 - b0) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, n))) + b0
+    if name == "cosine":
+        bar = np.cos((np.linspace(0.0, 1.0, n + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
+        return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
+    raise DifflabError(f"beta schedule {name!r} is not known.{suggest(name, get_args(BetaName))}")
+
+
+def make_schedule(
+    name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> Schedule:
+    """The schedule of the named variances; see `betas`."""
+    return Schedule(np.cumprod(1.0 - betas(name, timesteps, beta_start, beta_end)))
+
+
+def path(schedule: Schedule, steps: int, spacing: Spacing = "uniform", *, official_grid: bool = False) -> list[Point]:
+    """The places a sampler visits, from noise to clean data: one more than there are steps.
+
+    Raises DifflabError unless 1 <= steps <= T.
+    """
+    grid = timestep_grid(schedule.timesteps, steps, spacing, official_grid=official_grid)
+    return [schedule.point(int(t)) for t in [*grid[::-1], CLEAN]]
+
+
+def timestep_grid(
+    timesteps: int, steps: int, spacing: Spacing = "uniform", *, official_grid: bool = False
+) -> np.ndarray:
+    """The increasing timesteps (steps,) int64 at which the network is asked; sampling walks them backwards.
+
+    `uniform` and `quad` are those of ermongroup/ddim, mended so that exactly `steps` different timesteps come out:
+    where the original integer stride gives more of them the stride is a fraction, and where it repeats small timesteps
+    they are moved up. Wherever the original grid is sound, the mended one equals it. `official_grid` gives the original
+    one, which may be longer (`uniform` with steps that do not divide T) or repeat itself (`quad`).
+    `leading`, `trailing` and `linspace` are those of Lin et al. (2024), table 2, as diffusers computes them.
+
+    Raises DifflabError unless 1 <= steps <= T, or for a spacing that has no official form.
+    """
+    if not 1 <= steps <= timesteps:
+        raise DifflabError(f"steps is {steps}, but must lie between 1 and the model's {timesteps} training timesteps.")
+    if official_grid:
+        return _official_grid(timesteps, steps, spacing)
+    if spacing == "uniform":
+        return np.arange(steps) * timesteps // steps
+    if spacing == "quad":
+        grid = _official_grid(timesteps, steps, "quad")
+        rank = np.arange(steps)
+        return np.maximum.accumulate(grid - rank) + rank  # strictly increasing, moved no further than needed
+    if spacing == "leading":
+        return np.arange(steps) * (timesteps // steps)
+    if spacing == "trailing":
+        return np.round(np.arange(timesteps, 0, -timesteps / steps)[:steps][::-1]).astype(np.int64) - 1
+    if spacing == "linspace":
+        return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
+    raise DifflabError(f"spacing {spacing!r} is not known.{suggest(spacing, get_args(Spacing))}")
+
+
+def _official_grid(timesteps: int, steps: int, spacing: Spacing) -> np.ndarray:
+    """The `skip_type`s of ermongroup/ddim, quirks included."""
+    if spacing == "uniform":
+        return np.arange(0, timesteps, timesteps // steps)
+    if spacing == "quad":
+        return (np.linspace(0.0, np.sqrt(timesteps * 0.8), steps) ** 2).astype(np.int64)
+    raise DifflabError(f"spacing {spacing!r} has no official grid: choose uniform or quad, or leave out --official-grid.")

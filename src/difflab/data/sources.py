@@ -1,0 +1,137 @@
+"""One door to all data: `open_data` finds out what a path or a name stands for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from difflab.data.archives import ImageTar, NpzImages
+from difflab.data.celeba import CelebA, is_celeba
+from difflab.data.cifar10 import Cifar10, is_cifar10
+from difflab.data.dataset import Crop, Dataset, Transform, Transformed
+from difflab.data.images import ImageFolder
+from difflab.data.lsun import FfhqLmdb, LsunLmdb, is_ffhq, is_lmdb
+from difflab.errors import DifflabError, suggest
+
+SHAPES = "shapes"
+_SHAPES_SIZE = 32
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set that has a name: how it is opened, its usual transform, and where it can be had."""
+
+    open: Callable[[Path, str | None], Dataset]
+    transform: Transform
+    origin: str
+
+
+def _cifar10(root: Path, split: str | None) -> Dataset:
+    """Whatever form of CIFAR-10 lies in `root`."""
+    forms = [root, *sorted(root.iterdir())]
+    official = next((path for path in forms if is_cifar10(path)), None)
+    if official is not None:
+        return Cifar10(official, split=split)
+    tars = [path for path in forms if path.name.endswith(_TAR_ENDINGS)]
+    return ImageTar(tars[0], split=split or "train") if tars else ImageFolder(root, split=split or "train")
+
+
+def _lsun(category: str) -> Callable[[Path, str | None], Dataset]:
+    return lambda root, split: LsunLmdb(root, category=category, split=split)
+
+
+KNOWN = {
+    "cifar10": Known(
+        _cifar10,
+        Transform(32, "stretch"),
+        "cifar-10-binary.tar.gz from https://www.cs.toronto.edu/~kriz/cifar.html",
+    ),
+    "celeba": Known(
+        lambda root, split: CelebA(root, split=split),
+        Transform(64, "celeba"),
+        "img_align_celeba (unpacked) and list_eval_partition.txt from"
+        " https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
+    ),
+    "lsun-church": Known(
+        _lsun("church_outdoor"),
+        Transform(256, "center-short"),
+        "church_outdoor_train_lmdb (unpacked) from https://github.com/fyu/lsun",
+    ),
+    "lsun-bedroom": Known(
+        _lsun("bedroom"),
+        Transform(256, "center-short"),
+        "bedroom_train_lmdb (unpacked) from https://github.com/fyu/lsun",
+    ),
+}
+
+
+def open_data(source: str | Path, *, split: str | None = None, size: int | None = None) -> Dataset:
+    """Open a data set by name or path; its `description` says what it was taken for.
+
+    A name is `shapes` (the procedural world) or one of `KNOWN`, looked up in `$DIFFLAB_DATA/<name>` and brought to its
+    usual size. A path is a folder of images, a .tar or .tar.gz, an .npz, an LSUN or FFHQ lmdb, a CelebA folder, or
+    CIFAR-10 in an official form; its images keep their size. `size` brings either to size x size, by the crop that
+    belongs to the data (`Transform`). `split` picks a part where the data has parts. Write `./name` for a local folder
+    that has the name of a data set. Raises DifflabError if nothing is there or nothing can be made of it.
+    """
+    if source == SHAPES:
+        return _shapes(split, size)
+    if isinstance(source, str) and source in KNOWN:
+        known = KNOWN[source]
+        transform = known.transform if size is None else Transform(size, known.transform.crop)
+        return Transformed(known.open(_home(source), split), transform)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
+    dataset, crop = _open_path(path, split)
+    return dataset if size is None else Transformed(dataset, Transform(size, crop))
+
+
+def data_root() -> Path:
+    """The folder in which named data sets are looked up: `$DIFFLAB_DATA`, or ~/.cache/difflab/data."""
+    return Path(os.environ.get("DIFFLAB_DATA") or Path.home() / ".cache" / "difflab" / "data")
+
+
+def _home(name: str) -> Path:
+    home = data_root() / name
+    if not home.is_dir():
+        raise DifflabError(
+            f"Data set {name!r} is not on this machine: get {KNOWN[name].origin} and put it into {home}."
+        )
+    return home
+
+
+def _open_path(path: Path, split: str | None) -> tuple[Dataset, Crop]:
+    """The data set at an existing path, and the crop that belongs to it."""
+    if is_lmdb(path):
+        return (FfhqLmdb(path, split=split) if is_ffhq(path) else LsunLmdb(path, split=split)), "center-short"
+    if is_celeba(path):
+        return CelebA(path, split=split), "celeba"
+    if is_cifar10(path):
+        return Cifar10(path, split=split), "stretch"
+    if path.is_dir():
+        return ImageFolder(path, split=split), "center-short"
+    if path.name.endswith(_TAR_ENDINGS):
+        return ImageTar(path, split=split), "center-short"
+    if path.suffix == ".npz":
+        _refuse_split(path, split)
+        return NpzImages(path), "center-short"
+    raise DifflabError(
+        f"{path}: not a form of data that difflab reads; expected is a folder of images, .tar, .tar.gz, .npz, an lmdb"
+        " folder, or CIFAR-10 in an official form."
+    )
+
+
+def _shapes(split: str | None, size: int | None) -> Dataset:
+    from difflab.data.shapes import Shapes
+
+    _refuse_split(SHAPES, split)
+    return Shapes(size=size or _SHAPES_SIZE)
+
+
+def _refuse_split(source: object, split: str | None) -> None:
+    if split is not None:
+        raise DifflabError(f"{source}: has no splits, {split!r} was asked for; leave the split out.")

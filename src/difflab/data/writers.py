@@ -1,0 +1,135 @@
+"""Samples out: one .npz, one .png grid, or a folder of .png files."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from difflab.errors import DifflabError
+from difflab.files import writing
+
+_MARGIN = 2
+_BACKGROUND = 255
+_GRID_LIMIT = 4096  # more tiles than this make no picture that anyone could look at
+
+
+def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], labels: np.ndarray | None = None) -> int:
+    """Write images where and how `path` says, and return their number.
+
+    `images` is uint8 (N, H, W, C) with C of 1 or 3, or an iterable of such batches, of which one is held at a time.
+    - `.npz`: `arr_0` the images, stored uncompressed, and `arr_1` the `labels` (N,) if given (ADM's layout);
+    - `.png`: one nearly square grid;
+    - no ending, or an existing folder: `000000.png`, `000001.png`, ...
+    Only `.npz` has a place for labels. A file is there whole or not at all. Raises DifflabError for another ending, for
+    images that are not such arrays, for no images, for a number of labels that is not that of the images, and for a
+    folder in which more numbered samples lie than were written.
+    """
+    path = Path(path)
+    stream = _checked([images] if isinstance(images, np.ndarray) else images)
+    if path.is_dir() or path.suffix == "":
+        return _save_folder(path, stream)
+    if path.suffix == ".npz":
+        return _save_npz(path, stream, labels)
+    if path.suffix == ".png":
+        return _save_grid(path, stream)
+    raise DifflabError(
+        f"{path}: unknown ending {path.suffix!r}; use .npz, .png (a grid), or a folder's name without ending."
+    )
+
+
+def grid(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, C) in rows of ceil(sqrt(N)), white margins of 2 pixels between: one picture (H', W', C)."""
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    step_y, step_x = height + _MARGIN, width + _MARGIN
+    canvas = np.full((rows * step_y + _MARGIN, columns * step_x + _MARGIN, channels), _BACKGROUND, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * step_y + _MARGIN, index % columns * step_x + _MARGIN
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _checked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """The batches, as long as they are images of one shape; at least one image."""
+    shape: tuple[int, ...] | None = None
+    for batch in batches:
+        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] not in (1, 3):
+            raise DifflabError(
+                f"Samples of type {batch.dtype} and shape {batch.shape} cannot be saved as images;"
+                " uint8 (N, H, W, 3) was expected."
+            )
+        shape = shape or batch.shape[1:]
+        if batch.shape[1:] != shape:
+            raise DifflabError(f"Samples of mixed shapes, {shape} and {batch.shape[1:]}, cannot be saved together.")
+        yield batch
+    if shape is None:
+        raise DifflabError("There are no samples to save.")
+
+
+def _save_npz(path: Path, batches: Iterator[np.ndarray], labels: np.ndarray | None) -> int:
+    # An array's header needs the count, which only the end of the stream tells: the pixels wait in a temporary file.
+    with writing(path) as file, tempfile.TemporaryFile(dir=path.parent) as pixels:
+        count, shape = 0, ()
+        for batch in batches:
+            pixels.write(np.ascontiguousarray(batch).data)
+            count, shape = count + len(batch), batch.shape[1:]
+        if labels is not None and labels.shape != (count,):
+            raise DifflabError(
+                f"{path}: {count} images and labels of shape {labels.shape}; one label for each was expected."
+            )
+        pixels.seek(0)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+                np.lib.format.write_array_header_1_0(member, header)
+                shutil.copyfileobj(pixels, member, 1 << 20)
+            if labels is not None:
+                with archive.open("arr_1.npy", "w") as member:
+                    np.lib.format.write_array(member, np.asarray(labels, np.int64), allow_pickle=False)
+    return count
+
+
+def _save_grid(path: Path, batches: Iterator[np.ndarray]) -> int:
+    collected: list[np.ndarray] = []
+    count = 0
+    for batch in batches:
+        collected.append(batch)
+        count += len(batch)
+        if count > _GRID_LIMIT:
+            raise DifflabError(f"{path}: a grid takes up to {_GRID_LIMIT} images; save more as .npz or into a folder.")
+    _save_png(path, grid(np.concatenate(collected)), sync=True)
+    return count
+
+
+def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
+    count = 0
+    for batch in batches:
+        for image in batch:
+            _save_png(folder / f"{count:06d}.png", image, sync=False)
+            count += 1
+    _check_no_leftovers(folder, count)
+    return count
+
+
+def _check_no_leftovers(folder: Path, count: int) -> None:
+    """An earlier, longer run into the same folder must not pass for part of this one."""
+    names = (path.stem for path in folder.glob("*.png"))
+    left = sum(name.isdecimal() and int(name) >= count for name in names)
+    if left:
+        raise DifflabError(
+            f"{folder}: the {count:,} samples are written, but {left:,} with higher numbers were there before; delete"
+            " those or choose an empty folder."
+        )
+
+
+def _save_png(path: Path, image: np.ndarray, *, sync: bool) -> None:
+    with writing(path, sync=sync) as file:
+        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")

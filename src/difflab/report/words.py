@@ -1,0 +1,115 @@
+"""Numbers and settings as a reader wants to see them: as many digits as the interval supports, and units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from difflab.study.result import Result, Score
+from difflab.study.spec import Metric, Scalar
+
+_MOST_DIGITS = 4
+_PERCENT: frozenset[Metric] = frozenset({"valid"})
+
+
+def short(result: Result, metric: Metric) -> str:
+    """A metric's name for a sentence: "FD (shapes-image)" -> "FD"; `valid` is spelled out."""
+    return "share of valid samples" if metric == "valid" else result.metric_names[metric].split(" (")[0]
+
+
+def scaled(metric: Metric, value: float) -> float:
+    """A score in the unit it is shown in: shares in per cent, all else as it is."""
+    return 100.0 * value if metric in _PERCENT else value
+
+
+def unit(metric: Metric) -> str:
+    """What follows a score of this metric."""
+    return " %" if metric in _PERCENT else ""
+
+
+def decimals(value: float, low: float, high: float) -> int:
+    """Decimals worth showing: to the first digit of the interval's half width, never above four digits in all."""
+    half = abs(high - low) / 2 or abs(value) / 1000
+    if not (math.isfinite(half) and half > 0):
+        return 0
+    supported = -math.floor(math.log10(half))
+    before_point = max(1, math.floor(math.log10(max(abs(value), abs(low), abs(high)))) + 1)
+    return max(0, min(supported, _MOST_DIGITS - before_point))
+
+
+def fixed(value: float, places: int) -> str:
+    """`value` with `places` decimals, a true minus sign, and no minus zero."""
+    text = f"{value:,.{places}f}".replace(",", "\u202f")
+    if text.startswith("-") and not text.strip("-0.\u202f"):
+        text = text[1:]
+    return text.replace("-", "−")
+
+
+def score_text(metric: Metric, score: Score) -> tuple[str, str]:
+    """A score and its interval, for example ("4.67", "[4.61, 4.74]")."""
+    value, low, high = (scaled(metric, x) for x in (score.value, score.low, score.high))
+    places = decimals(value, low, high)
+    return fixed(value, places) + unit(metric), f"[{fixed(low, places)}, {fixed(high, places)}]"
+
+
+def significant(value: float, digits: int = 2) -> str:
+    """`value` rounded to significant digits, written without an exponent."""
+    if not value or not math.isfinite(value):
+        return "0" if not value else str(value)
+    places = digits - 1 - math.floor(math.log10(abs(value)))
+    return fixed(round(value, places), max(0, places))
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit a reader would choose: "1.9 ms", "2.4 s", "3 min 05 s", "1 h 12 min"."""
+    if seconds <= 0:
+        return "–"
+    if seconds < 1e-3:
+        return f"{significant(seconds * 1e6)} µs"
+    if seconds < 1:
+        return f"{significant(seconds * 1e3)} ms"
+    if seconds < 60:
+        return f"{significant(seconds)} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plain(value: Scalar) -> str:
+    """A setting's value: 0.20 -> "0.2", None -> "default"."""
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def setting(name: str, value: Scalar) -> str:
+    """One setting in words: "50 steps", "1 step", "eta 0.2", "seed 3"."""
+    if name == "steps":
+        return f"{plain(value)} step{'' if value == 1 else 's'}"
+    if name == "sampler":
+        return f"sampler {value}"
+    return f"{name.replace('_', ' ')} {plain(value)}"
+
+
+def settings(varied: Mapping[str, Scalar]) -> str:
+    """All varied settings of a cell, for example "eta 0.2, 50 steps"."""
+    return ", ".join(setting(name, value) for name, value in varied.items())
+
+
+def axis_title(name: str) -> str:
+    """An axis of a figure, with what its numbers count."""
+    titles = {
+        "steps": "sampling steps (network calls per sample)",
+        "eta": "eta (0: deterministic, 1: as noisy as DDPM)",
+        "count": "samples",
+    }
+    return titles.get(name, name.replace("_", " "))
+
+
+def listed(parts: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    *head, last = list(parts)
+    return f"{', '.join(head)} and {last}" if head else last

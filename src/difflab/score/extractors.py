@@ -1,0 +1,129 @@
+"""One interface to all feature networks: uint8 pictures in, float32 features out, and a passport that says by what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from difflab.errors import DifflabError
+from difflab.files import sha256 as file_sha256
+from difflab.score.features import SmallFeatures, load_small_features
+from difflab.score.inception import WEIGHTS_FILE, WEIGHTS_SHA256, WEIGHTS_URL, InceptionFID, load_inception
+
+INCEPTION = "inception"
+
+
+class Extractor(Protocol):
+    """A feature network with its preprocessing."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def dim(self) -> int:
+        """Number of features."""
+        ...
+
+    def passport(self) -> dict[str, Any]:
+        """What decides the features: name, dim, resize, sha256 of the weights file, dtype."""
+        ...
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """uint8 (B, H, W, 3), or grey (B, H, W, 1) or (B, H, W) -> float32 (B, dim)."""
+        ...
+
+
+@dataclass(frozen=True)
+class InceptionExtractor:
+    """The 2048 features of FID."""
+
+    network: InceptionFID
+    sha256: str
+    name: str = INCEPTION
+    dim: int = 2048
+
+    def passport(self) -> dict[str, Any]:
+        return _passport(self.name, self.dim, self.network.resize, self.sha256, self.network)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.network(_to_device(images, self.network))["2048"].float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class SmallExtractor:
+    """The features of a network of ours."""
+
+    network: SmallFeatures
+    sha256: str
+    name: str
+
+    @property
+    def dim(self) -> int:
+        return self.network.config.dim
+
+    def passport(self) -> dict[str, Any]:
+        return _passport(self.name, self.dim, "bilinear_antialias_32", self.sha256, self.network)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.network.features(_to_device(images, self.network)).float().cpu().numpy()
+
+
+def load_extractor(
+    name: str, *, weights: Path | None, device: torch.device | str = "cpu", check: bool = True
+) -> InceptionExtractor | SmallExtractor:
+    """The extractor called `name`, with the weights of a file that is already there.
+
+    Args:
+        name: "inception", or the name of a small feature network.
+        weights: the file; None when it was not found anywhere, which is answered by saying where it comes from.
+        device: where the network is to run.
+        check: refuse Inception weights other than the published ones.
+
+    Raises:
+        DifflabError: no file, or one that holds something else than `name`.
+    """
+    if weights is None:
+        source = (
+            f"{WEIGHTS_FILE} from {WEIGHTS_URL}" if name == INCEPTION else "a safetensors file made by `difflab train`"
+        )
+        raise DifflabError(f"The features {name!r} need a weights file, and there is none; it is {source}.")
+    if name == INCEPTION:
+        return InceptionExtractor(load_inception(weights, device=device, check=check), file_sha256(weights))
+    found, network = load_small_features(weights, device)
+    if found != name:
+        raise DifflabError(f"{weights}: holds the features {found!r}, but {name!r} were asked for.")
+    return SmallExtractor(network, file_sha256(weights), name)
+
+
+def metric_name(passport: Mapping[str, Any]) -> str:
+    """What a Frechet distance in an extractor's features is called: "FID" with FID's own weights, else "FD (name)"."""
+    is_fid = passport["name"] == INCEPTION and passport["sha256"] == WEIGHTS_SHA256
+    return "FID" if is_fid else f"FD ({passport['name']})"
+
+
+def _passport(name: str, dim: int, resize: str, sha256: str, network: torch.nn.Module) -> dict[str, Any]:
+    return {
+        "name": name,
+        "dim": dim,
+        "resize": resize,
+        "sha256": sha256,
+        "dtype": str(next(network.parameters()).dtype).removeprefix("torch."),
+    }
+
+
+def _to_device(images: np.ndarray, network: torch.nn.Module) -> torch.Tensor:
+    """uint8 (B, H, W[, 1 | 3]) -> uint8 (B, 3, H, W) where the network is, grey repeated."""
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise DifflabError(
+            f"Features are taken of uint8 images of shape (B, H, W, 3), or grey ones of (B, H, W, 1), "
+            f"but these are {images.dtype} {images.shape}."
+        )
+    device = next(network.parameters()).device
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)

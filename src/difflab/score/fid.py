@@ -1,0 +1,97 @@
+"""From features and reference statistics to a score: value, interval, count, name, passport."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from difflab.errors import DifflabError
+from difflab.score.extractors import metric_name
+from difflab.score.metrics import bootstrap_frechet, frechet_to_reference, interval
+from difflab.score.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number and what is known about it.
+
+    Attributes:
+        value: the plain estimate; biased upward by a term of order 1/n, so only scores at equal n compare.
+        low, high: bootstrap interval over the samples, reference held fixed; says nothing about that bias.
+        n: how many samples were scored.
+        metric: "FID", or "FD (feature name)".
+        passport: features, reference and interval, as plain JSON values.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    metric: str
+    passport: dict[str, Any]
+
+
+def fd_score(
+    features: np.ndarray,
+    reference: Statistics,
+    extractor: Mapping[str, Any],
+    *,
+    replicates: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Score:
+    """Frechet distance of the rows of `features` (n, d) to `reference`, with a bootstrap interval.
+
+    Warns (UserWarning) when n < d + 1, where the value is mostly bias, and when the reference does not say with which
+    features it was made.
+
+    Args:
+        features: what the extractor gave, one row a sample.
+        reference: statistics in the same features.
+        extractor: passport of the extractor (`Extractor.passport()`).
+        replicates, seed, level: of the bootstrap, see `bootstrap_frechet` and `interval`.
+
+    Raises:
+        DifflabError: fewer than two samples, another width, features that are not finite, or a reference made with
+            another network, other weights or another resize.
+    """
+    _compare_extractors(extractor, reference.passport)
+    value = frechet_to_reference(features, reference.gaussian)
+    n, dim = features.shape
+    metric = metric_name(extractor)
+    if n < dim + 1:
+        warnings.warn(
+            f"{metric} of {n} samples in {dim} features: the covariance is singular and the value mostly bias; "
+            f"use more than {dim} samples, and compare only at this n.",
+            UserWarning,
+            stacklevel=2,
+        )
+    low, high = interval(value, bootstrap_frechet(features, reference.gaussian, replicates, seed), level)
+    passport = {
+        "extractor": dict(extractor),
+        "reference": {"n": reference.n, "passport": reference.passport},
+        "interval": {"kind": "bootstrap", "replicates": replicates, "seed": seed, "level": level},
+    }
+    return Score(value, low, high, n, metric, passport)
+
+
+def _compare_extractors(extractor: Mapping[str, Any], reference: Mapping[str, Any] | None) -> None:
+    theirs = (reference or {}).get("extractor")
+    if theirs is None:
+        warnings.warn(
+            "The reference statistics do not say which feature network and resize they were made with; "
+            f"the score means something only if it was {extractor['name']} with {extractor['resize']}.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return
+    for key in ("name", "sha256", "resize"):
+        if theirs.get(key) != extractor[key]:
+            raise DifflabError(
+                f"The reference was made with {key} {theirs.get(key)!r} of the feature network, the samples with "
+                f"{extractor[key]!r}; make the reference again with the same features."
+            )

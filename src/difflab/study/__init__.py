@@ -1,0 +1,1 @@
+"""Studies: settings to vary, cells to run, results to keep."""

@@ -1,0 +1,124 @@
+"""What a finished study says: rows of numbers with intervals, paired differences, and how they were made. No torch here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from difflab import files
+from difflab.study.spec import Metric, Scalar, Settings, Study
+from difflab.study.store import CellStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RESULT_FILE = "results.json"
+
+
+class Score(BaseModel):
+    """A number with its 95 % interval and the count of samples behind it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Row(BaseModel):
+    """One cell: its setting, scores and cost.
+
+    seconds: of sampling alone, warm-up excluded, for the whole cell; calls: network calls a sample; error: one sentence
+    when the cell failed, and then there are no scores; command: what draws these samples again.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    settings: Settings
+    varied: dict[str, Scalar]
+    scores: dict[Metric, Score] = {}
+    seconds: float = 0.0
+    calls: int = 0
+    command: str = ""
+    error: str | None = None
+
+    @property
+    def seconds_per_sample(self) -> float:
+        """Sampling time of one sample, averaged over the cell."""
+        return self.seconds / self.settings.count
+
+
+class Difference(BaseModel):
+    """score(b) - score(a) on common seeds, with its paired 95 % interval; `a` and `b` are keys of rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    metric: Metric
+    a: str
+    b: str
+    value: float
+    low: float
+    high: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes zero."""
+        return self.low > 0.0 or self.high < 0.0
+
+
+class Result(BaseModel):
+    """A study with its numbers.
+
+    metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were made,
+    the same for every row; machine: where they were made; notes: what a reader must know to read them; root: the store's
+    folder, so that pictures are found.
+    """
+
+    study: Study
+    metric_names: dict[Metric, str]
+    rows: list[Row]
+    differences: list[Difference] = []
+    passport: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    notes: list[str] = []
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        """The study's folder."""
+        return self.root
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row a cell: the axes, each score with its interval, seconds, calls, key."""
+        import pandas as pd
+
+        return pd.DataFrame([self._flat(row) for row in self.rows])
+
+    def _flat(self, row: Row) -> dict[str, Any]:
+        flat: dict[str, Any] = dict(row.varied)
+        for metric, name in self.metric_names.items():
+            score = row.scores.get(metric)
+            flat[name] = score.value if score else None
+            flat[f"{name} low"] = score.low if score else None
+            flat[f"{name} high"] = score.high if score else None
+        return {**flat, "n": row.settings.count, "seconds": row.seconds, "calls": row.calls, "key": row.key, "error": row.error}
+
+    def cell(self, row: Row) -> CellStore:
+        """The folder of a row's cell, for its pictures."""
+        return CellStore(self.root / "cells" / row.key)
+
+    def save(self, folder: Path) -> None:
+        """Write the record to `folder`; the store's own folder is not written down, so that it can be moved."""
+        files.write_json(folder / RESULT_FILE, self.model_dump(mode="json", exclude={"root"}))
+
+
+def read_result(folder: Path, root: Path) -> Result:
+    """The record written by `Result.save`, for a store at `root`."""
+    fields = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    return Result(**fields, root=root)

@@ -1,0 +1,149 @@
+"""What a study asks for: a base setting, the axes that vary, the cells they span. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+
+from difflab.errors import DifflabError, suggest
+
+Metric = Literal["fid", "valid"]
+Scalar = int | float | str | bool | None
+
+
+class Settings(BaseModel):
+    """One setting of the sampler and the count: what a cell varies. See `zoo.model.Draw` for the sampler's part.
+
+    count: samples a cell; seed: of their noise, common to all cells unless it is an axis.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sampler: Literal["ddim", "ddpm", "ddpm-noisy"] = "ddim"
+    steps: Annotated[int, Gt(0)] = 50
+    eta: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
+    spacing: Literal["uniform", "quad", "trailing", "leading", "linspace"] | None = None
+    official_grid: bool = False
+    clip: bool | None = None
+    seed: Annotated[int, Ge(0)] = 0
+    count: Annotated[int, Gt(1)] = 1000
+
+    @model_validator(mode="after")
+    def _eta_is_ddims(self) -> Settings:
+        if self.eta and self.sampler != "ddim":
+            raise ValueError(f"eta is {self.eta:g}, but only the sampler ddim has an eta")
+        return self
+
+
+class Study(BaseModel):
+    """A base setting and axes. The axis that comes first is the one the report plots along; others become curves.
+
+    name: of the study and its folder; model: zoo name or path; config: of a checkpoint that does not say; reference:
+    data set name, folder, lmdb or statistics .npz; features: the network that FD is measured with, None is the
+    reference's default; metrics: `fid` (called FD unless the features are Inception's) and, on `shapes`, `valid`;
+    keep: samples kept as pictures; chunk: samples written at a time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    question: str = ""
+    model: str
+    config: str | None = None
+    reference: str
+    features: str | None = None
+    base: Settings = Settings()
+    axes: dict[str, list[Scalar]]
+    metrics: tuple[Metric, ...] = ("fid",)
+    keep: Annotated[int, Ge(0)] = 64
+    chunk: Annotated[int, Gt(0)] = 250
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_are_settings(cls, axes: dict[str, list[Scalar]]) -> dict[str, list[Scalar]]:
+        if not axes:
+            raise ValueError("axes is empty, but a study needs at least one setting to vary")
+        for name, values in axes.items():
+            if name not in Settings.model_fields:
+                raise ValueError(f"axis {name!r} is not a setting.{suggest(name, Settings.model_fields)}")
+            if not values:
+                raise ValueError(f"axis {name!r} has no values")
+            if len(set(values)) != len(values):
+                raise ValueError(f"axis {name!r} has a value twice")
+        return axes
+
+    @model_validator(mode="after")
+    def _cells_are_sound(self) -> Study:
+        self.cells()
+        return self
+
+    def cells(self) -> list[Settings]:
+        """All combinations of the axes' values, the last axis varying fastest."""
+        base = self.base.model_dump()
+        combinations = itertools.product(*self.axes.values())
+        return [Settings(**{**base, **dict(zip(self.axes, values, strict=True))}) for values in combinations]
+
+    def varied(self, settings: Settings) -> dict[str, Scalar]:
+        """The values of the axes in one cell."""
+        return {name: getattr(settings, name) for name in self.axes}
+
+
+def key_of(decides: Mapping[str, Any]) -> str:
+    """The name of a result: 16 hex digits of the hash of everything that decides its numbers."""
+    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """A study from YAML, with top-level fields replaced by `overrides`.
+
+    Raises DifflabError naming the file and the field that is wrong.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise DifflabError(f"{path}: the study cannot be read ({error.strerror}); give the path of a YAML file.") from error
+    except UnicodeDecodeError as error:
+        raise DifflabError(f"{path}: this is not a text file; a study is a YAML file.") from error
+    return parse_study(text, str(path), overrides)
+
+
+def parse_study(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Study:
+    """A study from YAML text that came from `name`; see `read_study`."""
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise DifflabError(f"{name}: this is not valid YAML{line}; indent with spaces and close every bracket.") from error
+    if not isinstance(fields, dict):
+        raise DifflabError(f"{name}: found {type(fields).__name__}, but a study is a YAML mapping with name, model, axes and so on.")
+    try:
+        return Study(**{**fields, **(overrides or {})})
+    except ValidationError as error:
+        raise DifflabError(f"{name}: {first_problem(error, Study)}") from error
+
+
+def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    """One sentence for the first thing pydantic found wrong, with the nearest valid name for a field it does not know."""
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"]]
+    field = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        for part in location[:-1]:
+            annotation = model.model_fields[part].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                model = annotation
+        return f"the field {field!r} is not known.{suggest(location[-1], model.model_fields)}"
+    if problem["type"] == "missing":
+        return f"the field {field!r} is missing; add it."
+    if problem["type"] == "value_error":
+        return f"{field + ': ' if field else ''}{problem['ctx']['error']}."
+    return f"the field {field!r} is {problem['input']!r}: {problem['msg'].lower()}."

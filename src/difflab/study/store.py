@@ -1,0 +1,118 @@
+"""Results as plain files: `cells/<key>/` with chunks and, written last, `result.json`. No torch here.
+
+    <root>/study.yaml                 the study, resolved (a problem set has one below each study's name)
+    <root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
+                       chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
+                       chunk-00000.json  how long it took, beside the numbers and never among them
+                       scores-<hash>.json  what was measured against one reference: the same bytes however often killed
+                       machine.json      where it ran
+    <root>/reference/<key>.npz        statistics of what cells are scored against
+    <root>/report/
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difflab import files
+from difflab.study.spec import key_of
+
+
+@dataclass(frozen=True)
+class CellStore:
+    """The folder of one cell."""
+
+    path: Path
+
+    @property
+    def key(self) -> str:
+        """The cell's key."""
+        return self.path.name
+
+    def begin(self, decides: Mapping[str, Any]) -> None:
+        """Record what decides the numbers, unless it is there."""
+        if not (self.path / "decides.json").exists():
+            files.write_json(self.path / "decides.json", decides)
+
+    def has_chunk(self, index: int) -> bool:
+        """Whether chunk `index` is complete."""
+        return self._chunk(index).exists()
+
+    def put_chunk(self, index: int, arrays: Mapping[str, np.ndarray], timing: Mapping[str, Any]) -> None:
+        """Write a chunk. Its timing goes first, so that a chunk that is there always has one."""
+        files.write_json(self._chunk(index).with_suffix(".json"), timing)
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        files.write_bytes(self._chunk(index), buffer.getvalue())
+
+    def chunk(self, index: int) -> dict[str, np.ndarray]:
+        """The arrays of one chunk."""
+        with np.load(self._chunk(index), allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+    def chunks(self) -> int:
+        """How many chunks are complete."""
+        return len(list(self.path.glob("chunk-*.npz")))
+
+    def gather(self, name: str) -> np.ndarray:
+        """One array of all chunks, in order of the samples; empty chunks' parts included."""
+        return np.concatenate([self.chunk(i)[name] for i in range(self.chunks())])
+
+    def pictures(self, n: int) -> np.ndarray:
+        """The first `n` kept samples, fewer if fewer were kept: uint8 (n, H, W, C)."""
+        parts, have = [], 0
+        for i in range(self.chunks()):
+            part = self.chunk(i)["pictures"]
+            parts.append(part)
+            have += len(part)
+            if have >= n or not len(part):
+                break
+        return np.concatenate(parts)[:n]
+
+    def timing(self) -> dict[str, float]:
+        """seconds of sampling, samples and network calls per sample, summed over the chunks."""
+        records = [json.loads(self._chunk(i).with_suffix(".json").read_text()) for i in range(self.chunks())]
+        return {
+            "seconds": sum(r["seconds"] for r in records),
+            "samples": sum(r["samples"] for r in records),
+            "chunk_seconds_per_sample": [r["seconds"] / r["samples"] for r in records],
+        }
+
+    def put(self, name: str, value: Any) -> None:
+        """Write a JSON record, such as `scores-<hash>` or `machine`."""
+        files.write_json(self.path / f"{name}.json", value)
+
+    def get(self, name: str) -> Any | None:
+        """Read a JSON record, or None."""
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def _chunk(self, index: int) -> Path:
+        return self.path / f"chunk-{index:05d}.npz"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The folder of a study or a problem set."""
+
+    root: Path
+
+    def cell(self, decides: Mapping[str, Any]) -> CellStore:
+        """The folder of the cell with these deciding facts."""
+        return CellStore(self.root / "cells" / key_of(decides))
+
+    def reference(self, key: str) -> Path:
+        """Where the statistics of a reference are kept."""
+        return self.root / "reference" / f"{key}.npz"
+
+    @property
+    def report(self) -> Path:
+        """The report's folder."""
+        return self.root / "report"

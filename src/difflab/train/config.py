@@ -1,0 +1,169 @@
+"""Recipes: typed, validated YAML that says all there is to know of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from difflab.core.loss import Reduction
+from difflab.core.prediction import Prediction
+from difflab.core.sampler import Variance
+from difflab.errors import DifflabError, suggest
+from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
+
+Positive = Annotated[int, Gt(0)]
+Share = Annotated[float, Ge(0.0), Le(1.0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Strict):
+    """source: a data set name, folder or archive (see `data.sources`); size: pixels of the side; flip: mirror half of
+    the pictures; split: for sources that have one; seed: of the world `shapes`."""
+
+    source: str
+    size: Positive = 32
+    split: str | None = "train"
+    flip: bool = True
+    seed: Annotated[int, Ge(0)] = 0
+
+
+class OptimConfig(_Strict):
+    """lr rises linearly over `warmup` steps, stays, and falls linearly to zero over the last `decay` share of the steps.
+    grad_clip: largest global norm of the gradient; None does not clip."""
+
+    name: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    lr: Annotated[float, Gt(0.0)] = 2e-4
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Ge(0.0)] = 0.0
+    amsgrad: bool = False
+    grad_clip: Annotated[float, Gt(0.0)] | None = 1.0
+    warmup: Annotated[int, Ge(0)] = 0
+    decay: Share = 0.0
+
+    def lr_at(self, step: int, steps: int) -> float:
+        """Learning rate of step `step`, counted from 0, of `steps`."""
+        rise = (step + 1) / self.warmup if self.warmup else 1.0
+        fall = (steps - step) / (self.decay * steps) if self.decay else 1.0
+        return self.lr * min(rise, 1.0, fall)
+
+
+class Recipe(_Strict):
+    """What every training has: data, optimiser, length, and how often it logs and saves.
+
+    batch: samples a step over all devices; precision: `bf16` runs the network in bfloat16 where that is safe; seed: of
+    everything random, which at step s depends on (seed, s) alone.
+    """
+
+    name: str
+    data: DataConfig
+    optim: OptimConfig = OptimConfig()
+    steps: Positive
+    batch: Positive = 128
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    seed: Annotated[int, Ge(0)] = 0
+    log_every: Positive = 100
+    save_every: Positive = 1000
+
+
+class DiffusionRecipe(Recipe):
+    """A diffusion model.
+
+    The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate. ema_rate: of the average
+    that is sampled from; sample_every: steps between pictures.
+    """
+
+    kind: Literal["diffusion"] = "diffusion"
+    family: FamilyName = "unet2d"
+    network: UNet2DConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    prediction: Prediction = "eps"
+    variance: Variance = "small"
+    reduction: Reduction = "mean"
+    timesteps: Literal["uniform", "antithetic"] = "uniform"
+    ema_rate: Share = 0.9999
+    sample_every: Positive = 5000
+
+
+class FeaturesRecipe(Recipe):
+    """A feature network: a classifier of the data's labels or, on `shapes`, of the attributes of a scene.
+
+    heads: attribute -> number of classes; width: of its first layer; dim: of its features; noise: largest share of
+    Gaussian noise mixed into training pictures, so that the features also grade unclean ones.
+    """
+
+    kind: Literal["features"] = "features"
+    heads: dict[str, Positive]
+    width: Positive = 32
+    dim: Positive = 64
+    noise: Share = 0.0
+
+
+_ANY = TypeAdapter(Annotated[DiffusionRecipe | FeaturesRecipe, Field(discriminator="kind")])
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | FeaturesRecipe:
+    """A recipe from YAML, with `key=value` overrides where a dot goes one level down, as in `optim.lr=1e-4`.
+
+    Raises DifflabError naming the file and the field that is wrong.
+    """
+    try:
+        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DifflabError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DifflabError(f"{path}: this is not valid YAML; indent with spaces and close every bracket.") from error
+    if not isinstance(fields, dict):
+        raise DifflabError(f"{path}: found {type(fields).__name__}, but a recipe is a YAML mapping with name, data, steps and so on.")
+    for override in overrides:
+        _apply(fields, override)
+    fields.setdefault("kind", "diffusion")
+    try:
+        return _ANY.validate_python(fields)
+    except ValidationError as error:
+        raise DifflabError(f"{path}: {_first_problem(error)}") from error
+
+
+def _apply(fields: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise DifflabError(f"override {override!r} has no '='; write it as key=value, for example optim.lr=1e-4.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        fields = fields.setdefault(parent, {})
+        if not isinstance(fields, dict):
+            raise DifflabError(f"override {override!r}: {parent!r} is a single value, so nothing can be set below it.")
+    fields[last] = yaml.load(value, Loader=_Numbers)
+
+
+class _Numbers(yaml.SafeLoader):
+    """YAML 1.1 reads 1e-4 as text; people who type it mean a number."""
+
+
+_Numbers.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Numbers.add_implicit_resolver(
+    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    location = [str(part) for part in problem["loc"] if part not in ("diffusion", "features")]
+    field = ".".join(location)
+    if problem["type"] == "extra_forbidden":
+        models: list[type[BaseModel]] = [DiffusionRecipe, FeaturesRecipe, DataConfig, OptimConfig, UNet2DConfig, ScheduleConfig]
+        known = {name for model in models for name in model.model_fields}
+        return f"the field {field!r} is not known.{suggest(location[-1], known)}"
+    if problem["type"] == "missing":
+        return f"the field {field!r} is missing; add it."
+    if problem["type"] == "value_error":
+        return f"{field}: {problem['ctx']['error']}."
+    return f"the field {field!r} is {problem.get('input')!r}: {problem['msg'].lower()}."

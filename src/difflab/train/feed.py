@@ -1,0 +1,103 @@
+"""Which samples a step sees, and getting them ready while the step before still computes."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from difflab.data.dataset import Dataset
+from difflab.data.shapes import Shapes
+
+_IN_MEMORY = 1 << 30  # bytes of pictures kept decoded; larger data sets are decoded again each time they come up
+
+
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """A 63-bit seed for everything random in one step on one device."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """pictures (B, H, W, C) uint8; labels (B,) int64, -1 where there is none; indices (B,) into the data set."""
+
+    pictures: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+class Feed:
+    """Batches by step number: batch s is the same after a restart.
+
+    A finite data set is walked in a fresh order every epoch; `shapes` gives scenes never seen before.
+
+    Args:
+        dataset: pictures of one size.
+        batch: samples a step on this device.
+        seed: of the order and the mirroring.
+        flip: mirror each picture with probability one half.
+        rank, world: this device's number and how many there are.
+        workers: threads that decode.
+    """
+
+    def __init__(
+        self, dataset: Dataset, batch: int, seed: int, *, flip: bool = False, rank: int = 0, world: int = 1, workers: int = 2
+    ) -> None:
+        self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
+        self.rank, self.world = rank, world
+        self._threads = ThreadPoolExecutor(workers)
+        self._ahead: tuple[int, Future[Batch]] | None = None
+        self._one_at_a_time = ThreadPoolExecutor(1)
+        self._decoded = self._decode_all() if not isinstance(dataset, Shapes) and self._fits() else None
+
+    def at(self, step: int) -> Batch:
+        """The samples of one step."""
+        if self._ahead is not None and self._ahead[0] == step:
+            result = self._ahead[1].result()
+        else:
+            result = self._make(step)
+        self._ahead = (step + 1, self._one_at_a_time.submit(self._make, step + 1))
+        return result
+
+    def indices(self, step: int) -> np.ndarray:
+        """(batch,) indices into the data set of one step on this device."""
+        first = (step * self.world + self.rank) * self.batch
+        positions = np.arange(first, first + self.batch)
+        if isinstance(self.dataset, Shapes):
+            return positions
+        n = len(self.dataset)
+        epochs = positions // n
+        return np.array([_order(self.seed, int(e), n)[p] for e, p in zip(epochs, positions % n, strict=True)])
+
+    def _make(self, step: int) -> Batch:
+        indices = self.indices(step)
+        pictures, labels = self._read(indices)
+        if self.flip:
+            mirrored = np.random.default_rng(step_seed(self.seed, step, self.rank)).random(len(pictures)) < 0.5
+            pictures = np.where(mirrored[:, None, None, None], pictures[:, :, ::-1], pictures)
+        return Batch(np.ascontiguousarray(pictures), labels, indices)
+
+    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(self.dataset, Shapes):
+            return self.dataset.batch(indices)
+        if self._decoded is not None:
+            return self._decoded[0][indices], self._decoded[1][indices]
+        items = list(self._threads.map(self.dataset.__getitem__, indices.tolist()))
+        return np.stack([item.x for item in items]), np.array([-1 if i.label is None else i.label for i in items])
+
+    def _fits(self) -> bool:
+        return len(self.dataset) * self.dataset[0].x.nbytes <= _IN_MEMORY
+
+    def _decode_all(self) -> tuple[np.ndarray, np.ndarray]:
+        n = len(self.dataset)
+        pictures, labels = np.empty((n, *self.dataset[0].x.shape), np.uint8), np.empty(n, np.int64)
+        for i, item in enumerate(self._threads.map(self.dataset.__getitem__, range(n))):
+            pictures[i], labels[i] = item.x, -1 if item.label is None else item.label
+        return pictures, labels
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, n: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(n)

@@ -1,0 +1,171 @@
+"""The training loop: it yields after every step; the caller logs, shows, stops.
+
+Everything random at step s depends on (seed, s) alone and the checkpoint holds the whole state, so a resumed run equals
+one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from difflab import files
+from difflab.data.dataset import Dataset
+from difflab.errors import DifflabError
+from difflab.train.config import DiffusionRecipe, FeaturesRecipe, OptimConfig
+from difflab.train.ema import EMA
+from difflab.train.feed import Feed, step_seed
+from difflab.train.objective import DiffusionObjective, FeaturesObjective, Objective
+
+CHECKPOINT = "checkpoint.pt"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """After a step: how many are done, the loss before it, the gradient's norm before clipping, the learning rate, and
+    the seconds since training (re)started."""
+
+    step: int
+    loss: Tensor
+    grad_norm: Tensor
+    lr: float
+    seconds: float
+
+
+class Trainer:
+    """A network in training, with everything needed to save and resume it.
+
+    Args:
+        recipe: what to do.
+        dataset: pictures of one size.
+        folder: where `checkpoint.pt` lies.
+    """
+
+    def __init__(self, recipe: DiffusionRecipe | FeaturesRecipe, dataset: Dataset, folder: Path) -> None:
+        self.recipe, self.folder = recipe, folder
+        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        world = self.accelerator.num_processes
+        if recipe.batch % world:
+            raise DifflabError(f"batch is {recipe.batch}, but must be a multiple of the {world} devices.")
+        torch.manual_seed(recipe.seed)
+        self.objective: Objective = _objective(recipe)
+        network = self.objective.build()
+        self.bare = network
+        self.ema = EMA(network, recipe.ema_rate) if isinstance(recipe, DiffusionRecipe) else None
+        optimizer = make_optimizer(network, recipe.optim)
+        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.feed = Feed(
+            dataset, recipe.batch // world, recipe.seed,
+            flip=recipe.data.flip, rank=self.accelerator.process_index, world=world,
+        )  # fmt: skip
+        self.step = 0
+        self.seconds_before = 0.0
+
+    def run(self) -> Iterator[Progress]:
+        """Train up to `recipe.steps`, yielding after every step."""
+        began, r = time.perf_counter(), self.recipe
+        self.network.train()
+        while self.step < r.steps:
+            lr = r.optim.lr_at(self.step, r.steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            seed = step_seed(r.seed, self.step, self.accelerator.process_index)
+            torch.manual_seed(seed)  # for dropout
+            batch = self.feed.at(self.step)
+            generator = torch.Generator().manual_seed(seed)
+            loss = self.objective.loss(self.network, batch, generator, self.accelerator.device)
+            norm = optimise(self.network, loss, self.optimizer, r.optim.grad_clip, self.accelerator)
+            if self.ema is not None:
+                self.ema.update(self.bare)
+            self.step += 1
+            self.seconds = self.seconds_before + time.perf_counter() - began
+            yield Progress(self.step, loss.detach(), norm, lr, self.seconds)
+
+    def save(self) -> None:
+        """Write the whole state to `checkpoint.pt`, whole or not at all."""
+        if not self.accelerator.is_main_process:
+            return
+        state: dict[str, Any] = {
+            "recipe": self.recipe.model_dump_json(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "network": self.bare.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else None,
+        }
+        with files.writing(self.folder / CHECKPOINT) as file:
+            torch.save(state, file)
+
+    def resume(self) -> None:
+        """Continue from `checkpoint.pt`. Raises DifflabError when it is missing, damaged or of another recipe."""
+        path = self.folder / CHECKPOINT
+        state = read_training_state(path)
+        if (field := _changed(type(self.recipe).model_validate_json(state["recipe"]), self.recipe)) is not None:
+            raise DifflabError(
+                f"{path}: this training began with another {field}; resume with the recipe it began with, or choose another --out."
+            )
+        self.bare.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.step, self.seconds_before, self.seconds = state["step"], state["seconds"], state["seconds"]
+
+    def averaged_state(self) -> dict[str, Tensor]:
+        """The weights to use: the running average where there is one, on the CPU."""
+        state = {name: value.detach().cpu().clone() for name, value in self.bare.state_dict().items()}
+        if self.ema is not None:
+            state |= {name: value.cpu().clone() for name, value in self.ema.state_dict().items()}
+        return state
+
+
+def read_training_state(path: Path) -> dict[str, Any]:
+    """The contents of a `checkpoint.pt`, as data."""
+    if not path.exists():
+        raise DifflabError(f"{path}: there is no checkpoint to resume from; leave out --resume to begin.")
+    try:
+        return torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise DifflabError(f"{path}: this is not a whole training checkpoint ({type(error).__name__}); delete it and begin again.") from error
+
+
+def optimise(
+    network: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, grad_clip: float | None, accelerator: Accelerator | None = None
+) -> Tensor:  # fmt: skip
+    """One optimiser step: zero, backward, clip the global norm, step. Returns the norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    accelerator.backward(loss) if accelerator else loss.backward()
+    if accelerator:
+        accelerator.unscale_gradients()
+    norm = nn.utils.clip_grad_norm_(network.parameters(), grad_clip if grad_clip is not None else float("inf"))
+    optimizer.step()
+    return norm
+
+
+def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimiser of a recipe, over all parameters that are trained."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    c = config
+    if c.name in ("adam", "adamw"):
+        kind = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, amsgrad=c.amsgrad)
+    if c.name == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=c.lr, weight_decay=c.weight_decay)
+    return torch.optim.SGD(parameters, lr=c.lr, momentum=0.9)
+
+
+def _objective(recipe: DiffusionRecipe | FeaturesRecipe) -> Objective:
+    return DiffusionObjective(recipe) if isinstance(recipe, DiffusionRecipe) else FeaturesObjective(recipe)
+
+
+def _changed(before: DiffusionRecipe | FeaturesRecipe, now: DiffusionRecipe | FeaturesRecipe) -> str | None:
+    """The first field that differs, other than those that may change between runs."""
+    free = {"log_every", "save_every", "sample_every"}
+    was, is_now = before.model_dump(), now.model_dump()
+    return next((name for name in was if name not in free and was[name] != is_now.get(name)), None)

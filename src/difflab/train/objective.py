@@ -1,0 +1,89 @@
+"""What a training minimises: one class for each kind of recipe."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from difflab.core.loss import antithetic_timesteps, diffusion_loss
+from difflab.data.shapes import sample_scenes
+from difflab.score.features import SmallFeatures, SmallFeaturesConfig
+from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+from difflab.train.feed import Batch
+from difflab.zoo.codec import encode
+from difflab.zoo.families import FAMILIES
+
+
+class Objective(Protocol):
+    """Builds its network and gives the loss of a batch."""
+
+    def build(self) -> nn.Module: ...
+
+    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor: ...
+
+
+class DiffusionObjective:
+    """The error of the predicted noise, x0 or v; see `core.loss`."""
+
+    def __init__(self, recipe: DiffusionRecipe) -> None:
+        self.recipe = recipe
+        self.schedule = recipe.schedule.build()
+
+    def build(self) -> nn.Module:
+        """The network with its initial weights."""
+        return FAMILIES[self.recipe.family].build(self.recipe.network)
+
+    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Loss of a batch, with all randomness from `generator`."""
+        x0 = encode(batch.pictures)
+        draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
+        t = draw(len(x0), self.schedule.timesteps, generator).to(device)
+        eps = torch.randn(x0.shape, generator=generator).to(device)
+        r = self.recipe
+        return diffusion_loss(network, x0.to(device), t, eps, self.schedule, r.prediction, r.reduction)
+
+
+class FeaturesObjective:
+    """Cross entropy over the heads of a feature network, on pictures with some noise mixed in."""
+
+    def __init__(self, recipe: FeaturesRecipe) -> None:
+        self.recipe = recipe
+
+    def build(self) -> nn.Module:
+        """The network with its initial weights."""
+        return SmallFeatures(SmallFeaturesConfig(self.recipe.width, self.recipe.dim, dict(self.recipe.heads)))
+
+    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
+        """Loss of a batch, with all randomness from `generator`."""
+        x = encode(batch.pictures)
+        share = torch.rand(len(x), 1, 1, 1, generator=generator) * self.recipe.noise
+        x = torch.lerp(x, torch.randn(x.shape, generator=generator), share).to(device)
+        logits = network(x)
+        targets = self._targets(batch)
+        losses = [F.cross_entropy(logits[head].float(), targets[head].to(device), ignore_index=-1) for head in self.recipe.heads]
+        return torch.stack(losses).sum()
+
+    def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        if self.recipe.data.source == "shapes":
+            return scene_targets(self.recipe.data.seed, batch.indices)
+        return {head: torch.from_numpy(batch.labels) for head in self.recipe.heads}
+
+
+def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
+    """Attributes of scenes as classification targets (N,); -1 where the second shape is absent."""
+    scenes = sample_scenes(seed, indices)
+    targets = {"count": scenes.count - 1, "background": scenes.background}
+    for j, shape in enumerate(("main", "other")):
+        absent = scenes.count <= j
+        place = scenes.row[:, j] * 3 + scenes.column[:, j]
+        values = {"kind": scenes.kind[:, j], "colour": scenes.colour[:, j], "size": scenes.size[:, j], "place": place}
+        targets |= {f"{shape} {name}": np.where(absent, -1, value) for name, value in values.items()}
+    return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def _uniform_timesteps(n: int, timesteps: int, generator: torch.Generator) -> Tensor:
+    return torch.randint(0, timesteps, (n,), generator=generator)

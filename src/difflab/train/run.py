@@ -1,0 +1,146 @@
+"""From a recipe to a model with its card: runs the loop, logs, saves, draws sample grids on the way."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.data.sources import open_data
+from difflab.data.writers import save_samples
+from difflab.errors import DifflabError
+from difflab.score.features import SmallFeatures, save_small_features
+from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+from difflab.train.loop import CHECKPOINT, Progress, Trainer
+from difflab.zoo.card import Card
+from difflab.zoo.checkpoint import save_checkpoint
+from difflab.zoo.model import build_model, sample
+
+GRID = 64  # samples in a grid
+
+
+def train(
+    recipe: DiffusionRecipe | FeaturesRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    watch: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Train by `recipe` in the folder `out`; returns the finished model's file.
+
+    The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
+    `<name>.safetensors`. `watch` sees every step. On Ctrl-C the state is saved before the interrupt goes on.
+
+    Raises DifflabError when a training is there already and `resume` is off, or its data cannot be read.
+    """
+    if (out / CHECKPOINT).exists() and not resume:
+        raise DifflabError(f"{out}: a training is here already; continue it with --resume, or choose another --out.")
+    dataset = open_data(recipe.data.source, **_data_arguments(recipe))
+    trainer = Trainer(recipe, dataset, out)
+    if resume:
+        trainer.resume()
+    main = trainer.accelerator.is_main_process
+    log = _Log(out) if main else None
+    try:
+        for progress in trainer.run():
+            if log:
+                log.see(progress, recipe)
+            if progress.step % recipe.save_every == 0 or progress.step == recipe.steps:
+                trainer.save()
+            if main and isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
+                save_samples(out / "samples" / f"{progress.step:07d}.png", _grid(recipe, trainer))
+            if watch:
+                watch(progress)
+    except KeyboardInterrupt:
+        trainer.save()
+        raise
+    finally:
+        if log:
+            log.close()
+    return _finish(recipe, trainer, out)
+
+
+def _data_arguments(recipe: DiffusionRecipe | FeaturesRecipe) -> dict[str, Any]:
+    data = recipe.data
+    if data.source == "shapes":
+        return {"size": data.size, "seed": data.seed}
+    return {"size": data.size, "split": data.split}
+
+
+class _Log:
+    """Means since the last entry, to TensorBoard. Reading a loss waits for the device, so it happens only here."""
+
+    def __init__(self, out: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(out / "logs"))
+        self.losses: list[torch.Tensor] = []
+        self.since: tuple[int, float] | None = None
+
+    def see(self, progress: Progress, recipe: DiffusionRecipe | FeaturesRecipe) -> None:
+        self.losses.append(progress.loss)
+        if progress.step % recipe.log_every:
+            return
+        self.writer.add_scalar("loss", torch.stack(self.losses).mean().item(), progress.step)
+        self.writer.add_scalar("gradient norm", float(progress.grad_norm), progress.step)
+        self.writer.add_scalar("learning rate", progress.lr, progress.step)
+        if self.since is not None:
+            steps, seconds = progress.step - self.since[0], progress.seconds - self.since[1]
+            self.writer.add_scalar("samples per second", steps * recipe.batch / seconds, progress.step)
+        self.losses, self.since = [], (progress.step, progress.seconds)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _grid(recipe: DiffusionRecipe, trainer: Trainer) -> np.ndarray:
+    model = build_model(_card(recipe, {}), trainer.averaged_state(), trainer.accelerator.device)
+    return sample(model, GRID, steps=min(50, model.schedule.timesteps))
+
+
+def _finish(recipe: DiffusionRecipe | FeaturesRecipe, trainer: Trainer, out: Path) -> Path:
+    path = out / f"{recipe.name}.safetensors"
+    if not trainer.accelerator.is_main_process:
+        return path
+    if isinstance(recipe, DiffusionRecipe):
+        save_checkpoint(path, _card(recipe, _record(recipe, trainer)), trainer.averaged_state())
+    else:
+        network = trainer.bare
+        assert isinstance(network, SmallFeatures)
+        save_small_features(path, network, recipe.name)
+    return path
+
+
+def _card(recipe: DiffusionRecipe, training: dict[str, Any]) -> Card:
+    return Card(
+        name=recipe.name,
+        family=recipe.family,
+        network=recipe.network,
+        schedule=recipe.schedule,
+        prediction=recipe.prediction,
+        variance=recipe.variance,
+        source="trained by difflab",
+        weights="ema",
+        training=training,
+    )
+
+
+def _record(recipe: DiffusionRecipe, trainer: Trainer) -> dict[str, Any]:
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "steps": trainer.step,
+        "images": trainer.step * recipe.batch,
+        "seconds": round(trainer.seconds),
+        "hardware": f"{trainer.accelerator.num_processes} x {_hardware(trainer.accelerator.device)}",
+        "torch": torch.__version__,
+    }
+
+
+def _hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"

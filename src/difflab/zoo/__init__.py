@@ -1,0 +1,1 @@
+"""Models: what a checkpoint is, how to read it, how to build it."""

@@ -1,0 +1,180 @@
+"""Golden cases of the metrics: told apart by what their arrays are called, compared within the tolerance they state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from difflab.score.inception import InceptionFID, Resize
+from difflab.score.metrics import frechet, frechet_features, frechet_to_reference
+from difflab.score.moments import Moments
+from difflab.score.resize import RESIZES
+
+Arrays = dict[str, np.ndarray]
+Fill = Callable[[dict[str, list[int]], int], Arrays]
+Run = Callable[[], None]
+
+_DTYPES = {"f32": torch.float32, "f64": torch.float64}
+_BLOCKS = {"block0": "64", "block1": "192", "block2": "768", "block3": "2048"}
+_TAPS = {"64", "192", "768", "2048", "spatial", "logits", "logits_unbiased"}
+
+
+def recognise(case: dict[str, Any], folder: Path, fill: Fill) -> Run | None:
+    """What to run for the case in `folder`, or None when it is none of ours.
+
+    Args:
+        case: its `case.json`.
+        fill: the recipe that draws weights from shapes and a seed.
+    """
+    arrays = {path.stem: _load(path) for path in sorted(folder.glob("*.npz"))}
+    outputs = arrays.get("outputs", {})
+    if isinstance(case.get("weights"), dict) and _is_inception(outputs):
+        return lambda: _inception(case, folder, outputs, fill)
+    if "modes" in case and all(_image_and_mode(name, case) for name in outputs) and outputs:
+        return lambda: _resizes(case, arrays["inputs"], outputs)
+    if isinstance(case.get("expected"), dict) and _is_frechet(arrays.get("inputs", {})):
+        return lambda: _frechet(case, arrays["inputs"])
+    if {"x", "mu", "sigma", "n0", "mu0", "sigma0"} <= arrays.get("data", {}).keys():
+        return lambda: _merge(case, arrays["data"])
+    return None
+
+
+def _load(path: Path) -> Arrays:
+    with np.load(path, allow_pickle=False) as file:
+        return {key: file[key] for key in file.files}
+
+
+# Inception: outputs are called {input}_{block or tap}_{precision}
+
+
+def _is_inception(outputs: Arrays) -> bool:
+    parts = [name.split("_", 1)[-1].rsplit("_", 1) for name in outputs]
+    return bool(parts) and all(part[0] in _BLOCKS.keys() | _TAPS and part[-1] in _DTYPES for part in parts)
+
+
+def _inception(case: dict[str, Any], folder: Path, outputs: Arrays, fill: Fill) -> None:
+    inputs = _load(_inputs_file(case, folder))
+    for precision, dtype in _DTYPES.items():
+        expected = {name: value for name, value in outputs.items() if name.endswith(precision)}
+        if expected:
+            network = InceptionFID.with_weights(_weights(case, folder, fill), _resize_rule(case), dtype)
+            _compare_features(network, inputs, expected, _tolerance(case, precision))
+
+
+def _inputs_file(case: dict[str, Any], folder: Path) -> Path:
+    """The case's own inputs, or those of the case that its text points at in brackets."""
+    own = folder / "inputs.npz"
+    return own if own.exists() else folder / case["inputs"].rsplit("(", 1)[1].rstrip(")")
+
+
+def _weights(case: dict[str, Any], folder: Path, fill: Fill) -> dict[str, torch.Tensor]:
+    shapes = json.loads((folder / case["weights"]["shapes"]).read_text())
+    assert "4 dimensions" in case["weights"]["recipe"], case["weights"]["recipe"]
+    assert "float32(1.5)" in case["weights"]["recipe"], case["weights"]["recipe"]
+    drawn = fill(shapes, case["weights"]["seed"])
+    return {
+        key: torch.from_numpy(np.asarray(value * np.float32(1.5) if value.ndim == 4 else value))
+        for key, value in drawn.items()
+    }
+
+
+def _resize_rule(case: dict[str, Any]) -> Resize:
+    return "tf1_bilinear" if "TF1 bilinear" in case["what"] else "torch_bilinear"
+
+
+def _tolerance(case: dict[str, Any], precision: str) -> dict[str, float]:
+    return next(value for name, value in case["tolerance"].items() if name.startswith(precision))
+
+
+def _compare_features(network: InceptionFID, inputs: Arrays, expected: Arrays, tolerance: dict[str, float]) -> None:
+    for key, images in inputs.items():
+        names = {name: name.removeprefix(f"{key}_").rsplit("_", 1)[0] for name in expected if name.startswith(f"{key}_")}
+        taps = {name: _BLOCKS.get(label, label) for name, label in names.items()}
+        found = network(torch.from_numpy(images), tuple(taps.values()))
+        for name, tap in taps.items():
+            np.testing.assert_allclose(found[tap].numpy(), expected[name], **tolerance, err_msg=name)
+
+
+# Resizes: outputs are called {image}_{mode}, every 13th pixel at 299, every 9th at 224
+
+
+def _image_and_mode(name: str, case: dict[str, Any]) -> tuple[str, str] | None:
+    mode = max((mode for mode in case["modes"] if name.endswith(f"_{mode}")), key=len, default=None)
+    return None if mode is None else (name.removesuffix(f"_{mode}"), mode)
+
+
+def _resizes(case: dict[str, Any], inputs: Arrays, outputs: Arrays) -> None:
+    for name, expected in outputs.items():
+        image, mode = _image_and_mode(name, case)
+        size, stride = (224, 9) if mode.endswith("_224") else (299, 13)
+        pixels = torch.from_numpy(inputs[image]).permute(2, 0, 1)[None].float()
+        full = RESIZES[mode.removesuffix("_224")](pixels, size)[0].permute(1, 2, 0).double().numpy()
+        np.testing.assert_allclose(
+            full[::stride, ::stride], expected, rtol=0, atol=_resize_tolerance(case, mode), err_msg=name
+        )
+        moments = case["mean_std_of_full_output"][name]
+        np.testing.assert_allclose([full.mean(), full.std()], moments, atol=_resize_tolerance(case, mode), err_msg=name)
+
+
+def _resize_tolerance(case: dict[str, Any], mode: str) -> float:
+    """8-bit Pillow results may be one level off under another Pillow; the others state their tolerance by name."""
+    if "uint8" in mode:
+        return 1.0
+    return next(value["atol"] for names, value in case["tolerance"].items() if mode in names.split(", "))
+
+
+# Frechet distances: {set}_mu1, _sigma1 (or the diagonal _var1), _mu2, ..., or features {set}_x, {set}_y
+
+
+def _is_frechet(inputs: Arrays) -> bool:
+    return any(name.endswith(("_sigma1", "_var1")) for name in inputs)
+
+
+def _frechet(case: dict[str, Any], inputs: Arrays) -> None:
+    for name, values in case["expected"].items():
+        truth = next(value for key, value in values.items() if key.startswith("exact"))
+        rtol = next(value["rtol"] for names, value in case["tolerance"].items() if name in names.split(","))
+        for way, found in _distances(inputs, name).items():
+            np.testing.assert_allclose(found, truth, rtol=rtol, err_msg=f"{name} from {way}")
+
+
+def _distances(inputs: Arrays, name: str) -> dict[str, float]:
+    if f"{name}_x" in inputs:
+        x, y = inputs[f"{name}_x"], inputs[f"{name}_y"]
+        gaussian_x, gaussian_y = Moments.of(x).gaussian(), Moments.of(y).gaussian()
+        return {
+            "features": frechet_features(x, y),
+            "features and covariance": frechet_to_reference(x, gaussian_y),
+            "covariances": frechet(gaussian_x, gaussian_y),
+        }
+    first, second = ((inputs[f"{name}_mu{i}"], _covariance(inputs, name, i)) for i in (1, 2))
+    return {"covariances": frechet(first, second)}
+
+
+def _covariance(inputs: Arrays, name: str, i: int) -> np.ndarray:
+    return inputs[f"{name}_sigma{i}"] if f"{name}_sigma{i}" in inputs else np.diag(inputs[f"{name}_var{i}"])
+
+
+# Merging: n{i}, mu{i}, sigma{i} of shards against the whole, and a set with a large mean
+
+
+def _merge(case: dict[str, Any], data: Arrays) -> None:
+    tolerance = {key: value for key, value in case["tolerance"]["merge"].items() if key in ("rtol", "atol")}
+    merged = Moments(len(data["mu"]))
+    for i in range(sum(name.startswith("mu") and name[2:].isdigit() for name in data)):
+        merged.merge(Moments.from_statistics(int(data[f"n{i}"]), data[f"mu{i}"], data[f"sigma{i}"]))
+    for moments in (merged, Moments.of(data["x"])):
+        np.testing.assert_allclose(moments.mean, data["mu"], **tolerance)
+        np.testing.assert_allclose(moments.cov(), data["sigma"], **tolerance)
+        np.testing.assert_allclose(moments.cov(ddof=0), data["sigma_population"], **tolerance)
+    if "hard" in data:
+        for shards in (1, 7, len(data["hard"])):
+            moments = Moments(data["hard"].shape[1])
+            for shard in np.array_split(data["hard"], shards):
+                moments.update(shard)
+            np.testing.assert_allclose(moments.cov(), data["hard_sigma"], rtol=case["tolerance"]["hard"]["rtol"])
