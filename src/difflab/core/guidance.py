@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -33,7 +33,7 @@ class Guided:
     condition: Tensor
     null: Tensor
     scale: float
-    channels: slice = slice(None)
+    channels: slice = field(default_factory=lambda: slice(None))  # slices have no hash before Python 3.12
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         if self.scale == 1.0:

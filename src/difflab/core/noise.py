@@ -39,7 +39,7 @@ class SeededNoise:
         """(B, *shape) float32."""
         out = np.empty((len(self.indices), *self.shape), np.float32)
         for row, index in zip(out, self.indices, strict=True):
-            stream = np.random.Philox(key=[self.seed, index], counter=[0, 0, 0, k])
+            stream = np.random.Philox(key=np.array([self.seed, index], np.uint64), counter=[0, 0, 0, k])
             np.random.Generator(stream).standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device)
 
@@ -61,3 +61,16 @@ class GivenNoise:
         if k > len(self.steps):
             raise DifflabError(f"noise: step {k} draws noise, but only {len(self.steps)} arrays were given; give one a step.")
         return self.steps[k - 1]
+
+
+def slerp(z1: Tensor, z2: Tensor, share: float) -> Tensor:
+    """Spherical interpolation between two latents: `z1` at share 0, `z2` at share 1 (Song, Meng and Ermon 2021, D.5).
+
+    The angle is taken over the whole tensors, so they should be one latent each.
+    """
+    a, b = z1.double().flatten(), z2.double().flatten()
+    theta = torch.arccos(torch.clamp(a @ b / (a.norm() * b.norm()), -1.0, 1.0))
+    if theta < 1e-6:
+        return torch.lerp(z1, z2, share)  # the limit; the formula would divide by zero
+    weights = torch.sin((1 - share) * theta) / torch.sin(theta), torch.sin(share * theta) / torch.sin(theta)
+    return (weights[0] * z1 + weights[1] * z2).to(z1.dtype)

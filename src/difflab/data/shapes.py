@@ -127,7 +127,7 @@ def sample_scenes(seed: int, indices: np.ndarray) -> Scenes:
 
 @lru_cache(maxsize=64)
 def _uniforms(seed: int, block: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=[seed, block])).random((_BLOCK, _DRAWS))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, block], np.uint64))).random((_BLOCK, _DRAWS))
 
 
 def _scenes_from(u: np.ndarray) -> Scenes:

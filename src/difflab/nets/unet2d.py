@@ -1,14 +1,15 @@
 """The U-Net of DDPM and DDIM (Ho et al. 2020; the PyTorch form of ermongroup/ddim), for images.
 
 Notable, because released weights depend on it:
-- group norm with 32 groups and eps 1e-6; swish everywhere;
+- group norm with 32 groups and eps 1e-6 (so the base width is a multiple of 32); swish everywhere;
 - sine-first timestep embedding with half - 1 in the denominator;
 - downsampling pads one row at the bottom and one column at the right only;
 - attention sits where the integer resolution is listed, one head over all channels, and always in the middle;
 - module names are the official state-dict keys, so official weights load without renaming.
 
-Ours: `patch` folds patch x patch pixels into channels before the first convolution and back after the last one, so that a
-small model on 32x32 images costs what it would cost on 16x16.
+Ours, for small models: `patch` folds patch x patch pixels into channels before the first convolution and back after the
+last one, so that 32x32 images cost what 16x16 ones would; `groups` lowers the number of groups, since at 32 channels 32 of
+them normalise each channel by itself and so erase the picture's mean colour from what the network knows.
 """
 
 from __future__ import annotations
@@ -21,22 +22,20 @@ from torch import Tensor, nn
 
 from difflab.nets.layers import silu, sincos_embedding
 
-GROUPS = 32
 
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+def _norm(groups: int, channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResidualBlock(nn.Module):
     """(B, C_in, H, W), (B, E) -> (B, C_out, H, W): norm, swish, conv, twice, with the timestep added in between."""
 
-    def __init__(self, c_in: int, c_out: int, embedding: int, dropout: float) -> None:
+    def __init__(self, c_in: int, c_out: int, embedding: int, dropout: float, groups: int) -> None:
         super().__init__()
-        self.norm1 = _norm(c_in)
+        self.norm1 = _norm(groups, c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.temb_proj = nn.Linear(embedding, c_out)
-        self.norm2 = _norm(c_out)
+        self.norm2 = _norm(groups, c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         if c_in != c_out:
@@ -52,9 +51,9 @@ class ResidualBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """(B, C, H, W) -> (B, C, H, W): one softmax head over all pixels, with a residual connection."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = _norm(groups, channels)
         self.q = nn.Conv2d(channels, channels, 1)
         self.k = nn.Conv2d(channels, channels, 1)
         self.v = nn.Conv2d(channels, channels, 1)
@@ -95,10 +94,10 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The blocks of one resolution on the way down or up; `attn` is as long as `block`, or empty."""
 
-    def __init__(self, blocks: Sequence[ResidualBlock], attention: int | None) -> None:
+    def __init__(self, blocks: Sequence[ResidualBlock], attention: Sequence[AttentionBlock]) -> None:
         super().__init__()
         self.block = nn.ModuleList(blocks)
-        self.attn = nn.ModuleList(AttentionBlock(attention) for _ in blocks) if attention else nn.ModuleList()
+        self.attn = nn.ModuleList(attention)
 
     def run(self, i: int, x: Tensor, temb: Tensor) -> Tensor:
         """Block `i`, then its attention if this level has any."""
@@ -109,11 +108,11 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """Block, attention, block at the lowest resolution."""
 
-    def __init__(self, channels: int, embedding: int, dropout: float) -> None:
+    def __init__(self, channels: int, embedding: int, dropout: float, groups: int) -> None:
         super().__init__()
-        self.block_1 = ResidualBlock(channels, channels, embedding, dropout)
-        self.attn_1 = AttentionBlock(channels)
-        self.block_2 = ResidualBlock(channels, channels, embedding, dropout)
+        self.block_1 = ResidualBlock(channels, channels, embedding, dropout, groups)
+        self.attn_1 = AttentionBlock(channels, groups)
+        self.block_2 = ResidualBlock(channels, channels, embedding, dropout, groups)
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x, temb)), temb)
@@ -138,12 +137,13 @@ class UNet2D(nn.Module):
     Args:
         image_size: height and width in pixels; with `patch` they must be divisible by patch * 2^(levels - 1).
         in_channels, out_ch: image channels in and out.
-        ch: base width, a multiple of 32; level l is ch * ch_mult[l] wide.
+        ch: base width, a multiple of `groups`; level l is ch * ch_mult[l] wide.
         num_res_blocks: residual blocks a level (one more on the way up).
         attn_resolutions: resolutions, in pixels after `patch`, whose levels have attention.
         dropout: inside each residual block, while training.
         resamp_with_conv: convolutions in down- and upsampling, else plain pooling and repetition.
         patch: side of the pixel blocks folded into channels; 1 is the official network.
+        groups: of every group norm; 32 is the official network.
     """
 
     def __init__(
@@ -159,19 +159,21 @@ class UNet2D(nn.Module):
         dropout: float = 0.0,
         resamp_with_conv: bool = True,
         patch: int = 1,
+        groups: int = 32,
     ) -> None:
         super().__init__()
         levels = len(ch_mult)
-        if ch % GROUPS:
-            raise ValueError(f"ch is {ch}, but group norm needs a multiple of {GROUPS}")
+        if ch % groups:
+            raise ValueError(f"ch is {ch}, but group norm needs a multiple of {groups}")
         if image_size % (patch * 2 ** (levels - 1)):
             raise ValueError(f"image_size {image_size} cannot be halved {levels - 1} times after patches of {patch}")
         self.image_size, self.in_channels, self.patch = image_size, in_channels, patch
         widths = [ch * m for m in ch_mult]
         embedding = 4 * ch
 
-        def level_attention(level: int) -> int | None:
-            return widths[level] if image_size // patch // 2**level in attn_resolutions else None
+        def attention(level: int, blocks: int) -> list[AttentionBlock]:
+            attends = image_size // patch // 2**level in attn_resolutions
+            return [AttentionBlock(widths[level], groups) for _ in range(blocks)] if attends else []
 
         self.temb = TimestepEmbedding(ch)
         self.conv_in = nn.Conv2d(in_channels * patch**2, ch, 3, padding=1)
@@ -181,27 +183,27 @@ class UNet2D(nn.Module):
         for i, out in enumerate(widths):
             blocks = []
             for _ in range(num_res_blocks):
-                blocks.append(ResidualBlock(width, out, embedding, dropout))
+                blocks.append(ResidualBlock(width, out, embedding, dropout, groups))
                 width = out
                 skips.append(width)
-            level = Level(blocks, level_attention(i))
+            level = Level(blocks, attention(i, len(blocks)))
             if i < levels - 1:
                 level.downsample = Downsample(width, resamp_with_conv)
                 skips.append(width)
             self.down.append(level)
-        self.mid = Middle(width, embedding, dropout)
+        self.mid = Middle(width, embedding, dropout, groups)
         ups: list[Level] = []
         for i, out in reversed(list(enumerate(widths))):
             blocks = []
             for _ in range(num_res_blocks + 1):
-                blocks.append(ResidualBlock(width + skips.pop(), out, embedding, dropout))
+                blocks.append(ResidualBlock(width + skips.pop(), out, embedding, dropout, groups))
                 width = out
-            level = Level(blocks, level_attention(i))
+            level = Level(blocks, attention(i, len(blocks)))
             if i > 0:
                 level.upsample = Upsample(width, resamp_with_conv)
             ups.insert(0, level)  # numbered by resolution, like `down`
         self.up = nn.ModuleList(ups)
-        self.norm_out = _norm(width)
+        self.norm_out = _norm(groups, width)
         self.conv_out = nn.Conv2d(width, out_ch * patch**2, 3, padding=1)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:

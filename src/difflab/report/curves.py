@@ -85,10 +85,10 @@ def compare(result: Result, metric: Metric, a: Row, b: Row) -> Comparison:
     return Comparison(change, None, None, apart, _better(metric, change))
 
 
-def best(result: Result, metric: Metric) -> Row | None:
-    """The row with the best score, None if nothing was scored."""
+def best(rows: Sequence[Row], metric: Metric) -> Row:
+    """The row with the best score, of one or more rows that have it."""
     sign = -1.0 if metric in _MORE_IS_BETTER else 1.0
-    return min(scored(result, metric), key=lambda row: sign * row.scores[metric].value, default=None)
+    return min(rows, key=lambda row: sign * row.scores[metric].value)
 
 
 def _better(metric: Metric, change: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -20,8 +21,8 @@ LINEAR_FROM = 0.98
 class Knee:
     """The first setting beyond which little is gained.
 
-    gain: the largest later improvement, as a share of the score at the knee; hidden: no later improvement is clear, so
-    even that gain may be chance.
+    gain: the largest clear improvement after it, as a share of the score at the knee; hidden: no later improvement is
+    clear at all.
     """
 
     row: Row
@@ -39,8 +40,24 @@ class Fit:
     cells: int
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a curve of numbers moves: each neighbour to the next, the first to the last, and what is clear in that."""
+
+    neighbours: list[Comparison]
+    ends: Comparison
+
+    @property
+    def kind(self) -> Literal["flat", "mixed", "one way", "local"]:
+        """One way: the ends differ and no clear change goes against them; local: only neighbours differ."""
+        directions = {step.better for step in [*self.neighbours, self.ends] if step.clear}
+        if len(directions) != 1:
+            return "mixed" if directions else "flat"
+        return "one way" if self.ends.clear else "local"
+
+
 def findings(result: Result) -> list[str]:
-    """What a study found: best cell, trends, knee, contrast between axes, time, cells that failed."""
+    """What a study found: best cell, contrast between axes, trends, knees, time, cells that failed."""
     sentences = []
     for metric in result.metric_names:
         if scored(result, metric):
@@ -49,57 +66,35 @@ def findings(result: Result) -> list[str]:
 
 
 def headline(results: Sequence[Result]) -> list[str]:
-    """The main findings of all studies, one or two sentences each, for the abstract."""
+    """The main findings of all studies for the abstract: a sentence a study, and one about time."""
     sentences = []
     for result in results:
         metric = next(iter(result.metric_names))
-        if not scored(result, metric):
-            continue
-        across = contrast(result, metric)
-        if across:
-            sentences.append(across)
-        else:
-            lines = curves(scored(result, metric), first_axis(result))
-            sentences.append(trend(result, metric, lines[0]))
-            sentences += _knee_sentence(result, metric, lines[0])
+        if scored(result, metric):
+            line = curves(scored(result, metric), first_axis(result))[0]
+            sentences.append(contrast(result, metric, evidence=False) or _summary(result, metric, line))
     times = [timing(result)[0] for result in results if linear_fit(result)]
     return sentences + times[-1:]
 
 
+def shape(result: Result, metric: Metric, curve: Curve) -> Shape:
+    """The comparisons along a curve of two rows or more."""
+    steps = [compare(result, metric, a, b) for a, b in zip(curve.rows, curve.rows[1:], strict=False)]
+    return Shape(steps, compare(result, metric, curve.rows[0], curve.rows[-1]))
+
+
 def trend(result: Result, metric: Metric, curve: Curve) -> str:
     """How the metric moves along a curve, and which neighbours differ by more than chance."""
-    first, last = curve.rows[0], curve.rows[-1]
     where = f"At {words.settings(curve.setting)}, " if curve.setting else ""
-    name = _the(result, metric)
     if len(curve.rows) == 1:
-        only = f"{where}only {_at(curve, first)} has a score: {name} is {_score(metric, first)}."
-        return only[0].upper() + only[1:]
-    if not numeric(curve.places):
-        return _among(result, metric, curve, where)
-    span = f"from {_at(curve, first)} to {_at(curve, last)}"
-    neighbours = [compare(result, metric, a, b) for a, b in zip(curve.rows, curve.rows[1:], strict=False)]
-    ends = compare(result, metric, first, last)
-    clear = [step for step in neighbours if step.clear]
-    if not clear and not ends.clear:
-        text = f"{where}{span} no change of {name} is clear: {_score(metric, first)} and {_score(metric, last)}, {_evidence(metric, ends)}."
-    elif len({step.better for step in clear} | ({ends.better} if ends.clear else set())) > 1:
-        turn = best(result.model_copy(update={"rows": curve.rows}), metric)
-        assert turn is not None
         text = (
-            f"{where}{span} {name} does not move one way: clear changes go up and down, from {_score(metric, first)} to "
-            f"{_score(metric, last)}, and the best value is at {_at(curve, turn)} ({_score(metric, turn)})."
+            f"only {_at(curve, curve.rows[0])} has a score: {_the(result, metric)} is {_score(metric, curve.rows[0])}."
         )
-    elif ends.clear:
-        verb = "rises" if ends.change > 0 else "falls"
-        text = f"{where}{span} {name} {verb} from {_score(metric, first)} to {_score(metric, last)} ({_evidence(metric, ends)})."
-        if len(neighbours) > 1:
-            text += f" {_neighbours(curve, neighbours)}"
+    elif not numeric(curve.places):
+        text = _among(result, metric, curve)
     else:
-        text = (
-            f"{where}{span} {name} moves from {_score(metric, first)} to {_score(metric, last)}; {_evidence(metric, ends)}, "
-            f"so only changes between neighbours count. {_neighbours(curve, neighbours)}"
-        )
-    return text[0].upper() + text[1:]
+        text = _along(result, metric, curve)
+    return words.capital(where + text)
 
 
 def knee(result: Result, metric: Metric, curve: Curve) -> Knee | None:
@@ -118,26 +113,31 @@ def knee(result: Result, metric: Metric, curve: Curve) -> Knee | None:
     return None
 
 
-def contrast(result: Result, metric: Metric) -> str | None:
+def contrast(result: Result, metric: Metric, evidence: bool = True) -> str | None:
     """What the first axis does at the two ends of the second, for example eta at few and at many steps.
 
-    None unless the study has exactly two axes of numbers with scored cells in all four corners.
+    evidence: say the interval of a clear effect too. None unless the study has exactly two axes of numbers, with two
+    or more values of the second at which all of the first have scores.
     """
     if len(result.study.axes) != 2:
         return None
-    lines = curves(scored(result, metric), first_axis(result))
-    other = list(result.study.axes)[1]
-    full = [line for line in lines if len(line.rows) == len(result.study.axes[line.along]) > 1]
+    along, other = result.study.axes
+    lines = curves(scored(result, metric), along)
+    full = [line for line in lines if len(line.rows) == len(result.study.axes[along]) > 1]
     if len(full) < 2 or not numeric([line.setting[other] for line in full] + full[0].places):
         return None
     full.sort(key=lambda line: float(line.setting[other] or 0))
     few, many = full[0], full[-1]
     small, large = (compare(result, metric, line.rows[0], line.rows[-1]) for line in (few, many))
-    sentence = (
-        f"Going from {_at(few, few.rows[0])} to {_at(few, few.rows[-1])} {_effect(result, metric, few, small)} at {words.settings(few.setting)}, "
-        f"and {_effect(result, metric, many, large)} at {words.settings(many.setting)}."
-    )
-    return f"{sentence} {_shrinks(few, many, small, large)}".strip()
+    at_few, at_many = (f"at {words.settings(line.setting)}" for line in (few, many))
+    start = f"Going from {_at(few, few.rows[0])} to {_at(few, few.rows[-1])}"
+    name = _the(result, metric)
+    if small.clear and large.clear and small.better == large.better:
+        verb = "improves" if small.better else "worsens"
+        less, more = (_size(metric, step, evidence) for step in (small, large))
+        return f"{start} {verb} {name} by {less} {at_few} and by {more} {at_many}.{_ratio(few, many, small, large)}"
+    effects = [_effect(metric, step, evidence) for step in (small, large)]
+    return f"{start} {effects[0].format(name)} {at_few} and {effects[1].format('it')} {at_many}."
 
 
 def linear_fit(result: Result) -> Fit | None:
@@ -150,7 +150,7 @@ def linear_fit(result: Result) -> Fit | None:
     slope, intercept = np.polyfit(steps, seconds, 1)
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
     left = float(np.sum((seconds - slope * steps - intercept) ** 2))
-    return Fit(float(slope), float(intercept), 1.0 - left / spread if spread else 1.0, len(rows))
+    return Fit(float(slope), float(intercept), 1.0 - left / spread if spread else 0.0, len(rows))
 
 
 def timing(result: Result) -> list[str]:
@@ -160,44 +160,51 @@ def timing(result: Result) -> list[str]:
         return []
     share = f"R² = {_r2(fit.r2)} over {fit.cells} cells"
     if fit.r2 >= LINEAR_FROM and fit.slope > 0:
-        sentences = [f"Sampling time is linear in the number of steps: {words.duration(fit.slope)} per step and sample ({share})."]
+        each = words.duration(fit.slope)
+        sentences = [f"Sampling time is linear in the number of steps: {each} per step and sample ({share})."]
     else:
-        sentences = [f"Sampling time does not follow a straight line in the number of steps closely ({share}); these times are noisy."]
+        sentences = [f"A straight line in the number of steps does not describe these sampling times well ({share})."]
     spread = _spread_at_equal_steps(result)
     if spread is not None:
         others = words.listed(name for name in result.study.axes if name != "steps")
-        verdict = "so it hardly depends on" if spread < SMALL_GAIN else "so an influence of the machine's load, or of"
-        tail = f"{verdict} {others}" if spread < SMALL_GAIN else f"{verdict} {others}, cannot be ruled out"
-        sentences.append(f"At equal steps the slowest cell takes {words.significant(100 * spread)} % longer than the fastest at most, {tail}.")
+        verdict = f"time hardly depends on {others}"
+        if spread >= SMALL_GAIN:
+            verdict = f"these times do not rule out that {others} matters, or the load of the machine"
+        size = words.significant(100 * spread)
+        sentences.append(
+            f"At equal steps the slowest cell takes at most {size}\u00a0% longer than the fastest: {verdict}."
+        )
     return sentences
 
 
 def _of_metric(result: Result, metric: Metric) -> list[str]:
-    lines = curves(scored(result, metric), first_axis(result))
     sentences = _best(result, metric)
     across = contrast(result, metric)
     if across:
         sentences.append(across)
-    for line in lines:
+    main = metric == next(iter(result.metric_names))
+    if across and not main:
+        return sentences
+    for line in curves(scored(result, metric), first_axis(result)):
         sentences.append(trend(result, metric, line))
-        if metric == next(iter(result.metric_names)):
+        if main:
             sentences += _knee_sentence(result, metric, line)
     return sentences
 
 
 def _best(result: Result, metric: Metric) -> list[str]:
     rows = scored(result, metric)
-    top = best(result, metric)
-    if top is None or len(rows) < 2:
+    if len(rows) < 2:
         return []
+    top = best(rows, metric)
     tied = [row for row in rows if row.key != top.key and not compare(result, metric, top, row).clear]
     text = f"The best {words.short(result, metric)} is {_score(metric, top)}, at {words.settings(top.varied)}"
     if not tied:
         return [f"{text}; every other setting is clearly worse."]
     if len(tied) == len(rows) - 1:
         return [f"{text}, but no other setting can be told from it with this many samples."]
-    names = words.listed(words.settings(row.varied) for row in tied) if len(tied) <= 3 else f"{len(tied)} other settings"
-    return [f"{text}; {names} cannot be told from it."]
+    few = words.listed(words.settings(row.varied) for row in tied)
+    return [f"{text}; {few if len(tied) <= 3 else f'{len(tied)} other settings'} cannot be told from it."]
 
 
 def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
@@ -207,64 +214,114 @@ def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
     where = f" at {words.settings(curve.setting)}" if curve.setting else ""
     if found is None:
         return [f"There is no knee in this range{where}: the last setting still improves clearly, by a tenth or more."]
+    start = f"The knee{where} is at {_at(curve, found.row)}"
     if found.hidden:
-        n = found.row.scores[metric].n
-        return [f"The knee{where} is at {_at(curve, found.row)}: no larger number is clearly better with {n} samples a cell."]
-    return [f"The knee{where} is at {_at(curve, found.row)}: all larger numbers together improve by {words.significant(100 * found.gain)} % at most."]
+        n = words.fixed(found.row.scores[metric].n, 0)
+        return [f"{start}: nothing beyond it is clearly better with {n} samples a cell."]
+    return [f"{start}: going further improves by {words.significant(100 * found.gain)}\u00a0% at most."]
 
 
-def _among(result: Result, metric: Metric, curve: Curve, where: str) -> str:
+def _summary(result: Result, metric: Metric, curve: Curve) -> str:
+    """A trend for the abstract: short where it is simple, in full where it is not."""
+    first, last = curve.rows[0], curve.rows[-1]
+    if len(curve.rows) == 1 or not numeric(curve.places) or (moves := shape(result, metric, curve)).kind != "one way":
+        return trend(result, metric, curve)
+    verb = "rises" if moves.ends.change > 0 else "falls"
+    where = f"At {words.settings(curve.setting)}, " if curve.setting else ""
+    start = f"{_score(metric, first)} at {_at(curve, first)}"
+    text = f"{where}{_the(result, metric)} {verb} from {start} to {_score(metric, last)} at {_at(curve, last)}"
+    return words.capital(" ".join([f"{text}.", *_knee_sentence(result, metric, curve)]))
+
+
+def _along(result: Result, metric: Metric, curve: Curve) -> str:
+    first, last = curve.rows[0], curve.rows[-1]
+    moves = shape(result, metric, curve)
+    values = f"from {_score(metric, first)} to {_score(metric, last)}"
+    span = f"from {_at(curve, first)} to {_at(curve, last)} {_the(result, metric)}"
+    evidence = _evidence(metric, moves.ends)
+    if moves.kind == "flat":
+        return f"{span} does not change clearly: it goes {values}, and {evidence}."
+    if moves.kind == "mixed":
+        turn = best(curve.rows, metric)
+        return (
+            f"{span} does not move one way: it goes {values} with clear changes up and down, and is best at "
+            f"{_at(curve, turn)}, {_score(metric, turn)}."
+        )
+    neighbours = f" {_neighbours(curve, moves.neighbours)}" if len(moves.neighbours) > 1 else ""
+    if moves.kind == "local":
+        return f"{span} goes {values}; {evidence}, so only changes between neighbours count.{neighbours}"
+    verb = "rises" if moves.ends.change > 0 else "falls"
+    return f"{span} {verb} {values} ({evidence}).{neighbours}"
+
+
+def _among(result: Result, metric: Metric, curve: Curve) -> str:
     values = words.listed(f"{_score(metric, row)} with {_at(curve, row)}" for row in curve.rows)
     pairs = [compare(result, metric, a, b) for i, a in enumerate(curve.rows) for b in curve.rows[i + 1 :]]
-    clear = sum(pair.clear for pair in pairs)
-    text = f"{where}{_the(result, metric)} is {values}; {_count(clear, len(pairs))} of these differ by more than their error bars."
-    return text[0].upper() + text[1:]
+    return f"{_the(result, metric)} is {values}; {_apart(pairs)}."
 
 
 def _neighbours(curve: Curve, steps: Sequence[Comparison]) -> str:
     pairs = [f"{words.plain(a)} and {words.plain(b)}" for a, b in zip(curve.places, curve.places[1:], strict=False)]
     unclear = [pair for pair, step in zip(pairs, steps, strict=True) if not step.clear]
     if not unclear:
-        return f"{'Both' if len(steps) == 2 else f'All {len(steps)}'} pairs of neighbouring settings differ by more than their error bars."
+        count = "Both" if len(steps) == 2 else f"All {len(steps)}"
+        return f"{count} pairs of neighbours differ by more than their error bars."
     if len(unclear) == len(steps):
-        return "No two neighbouring settings differ by more than their error bars."
+        return "No two neighbours differ by more than their error bars."
     return f"Neighbours that cannot be told apart: {'; '.join(unclear)}."
 
 
-def _effect(result: Result, metric: Metric, curve: Curve, step: Comparison) -> str:
-    name = _the(result, metric)
+def _effect(metric: Metric, step: Comparison, evidence: bool) -> str:
+    """A verb phrase with a place for the metric's name."""
     if not step.clear:
-        return f"does not change {name} clearly ({_evidence(metric, step)})"
-    verb = "improves" if step.better else "worsens"
+        return f"does not change {{}} clearly ({_evidence(metric, step)})"
+    return f"{'improves' if step.better else 'worsens'} {{}} by {_size(metric, step, evidence)}"
+
+
+def _size(metric: Metric, step: Comparison, evidence: bool) -> str:
+    """The magnitude of a change, with its interval if asked for and known."""
+    points = "\u00a0percentage points" if words.unit(metric) else ""
+    sign = -1.0 if step.change < 0 else 1.0
     size = words.scaled(metric, abs(step.change))
-    points = " percentage points" if words.unit(metric) else ""
-    return f"{verb} {name} by {words.significant(size, 3)}{points} ({_evidence(metric, step)})"
+    if step.low is None or step.high is None:
+        return f"{words.significant(size)}{points}"
+    low, high = sorted(words.scaled(metric, sign * end) for end in (step.low, step.high))
+    places = words.decimals(size, low, high)
+    interval = f" [{words.fixed(low, places)}, {words.fixed(high, places)}]" if evidence else ""
+    return f"{words.fixed(size, places)}{points}{interval}"
 
 
-def _shrinks(few: Curve, many: Curve, small: Comparison, large: Comparison) -> str:
-    if not (small.clear and large.clear and small.better == large.better):
-        return ""
+def _ratio(few: Curve, many: Curve, small: Comparison, large: Comparison) -> str:
+    """How many times larger one effect is, where paired intervals show that it is larger."""
     if small.low is None or small.high is None or large.low is None or large.high is None:
         return ""
     if small.high >= large.low and large.high >= small.low:
         return ""
     ratio = abs(small.change / large.change)
     factor, place = (ratio, few) if ratio > 1 else (1 / ratio, many)
-    return f"The effect is {words.significant(factor)} times as large at {words.settings(place.setting)}."
+    return f" The effect is {words.significant(factor)} times as large at {words.settings(place.setting)}."
 
 
 def _evidence(metric: Metric, step: Comparison) -> str:
     if step.low is None or step.high is None:
-        return "their 95 % intervals do not overlap" if step.clear else "their 95 % intervals overlap"
+        return f"their 95\u00a0% intervals {'do not overlap' if step.clear else 'overlap'}"
     change, low, high = (words.scaled(metric, x) for x in (step.change, step.low, step.high))
     places = words.decimals(change, low, high)
     interval = f"[{words.fixed(low, places)}, {words.fixed(high, places)}]"
     if step.clear:
-        return f"paired difference {words.fixed(change, places)}, 95 % interval {interval}"
-    return f"the paired difference's 95 % interval {interval} contains zero"
+        return f"paired difference {words.fixed(change, places)} {interval}"
+    return f"the paired difference’s 95\u00a0% interval {interval} contains zero"
+
+
+def _apart(pairs: Sequence[Comparison]) -> str:
+    clear = sum(pair.clear for pair in pairs)
+    if len(pairs) == 1:
+        return f"they {'differ' if clear else 'do not differ'} by more than their error bars"
+    return f"{clear} of the {len(pairs)} pairs differ by more than their error bars"
 
 
 def _spread_at_equal_steps(result: Result) -> float | None:
+    """The slowest over the fastest cell with equal steps, less one, at its worst; None if no two cells share steps."""
     by_steps: dict[int, list[float]] = {}
     for row in result.rows:
         if row.seconds > 0:
@@ -276,8 +333,10 @@ def _failures(result: Result) -> list[str]:
     failed = [row for row in result.rows if row.error]
     if not failed:
         return []
-    names = words.listed(words.settings(row.varied) for row in failed) if len(failed) <= 3 else f"{len(failed)} cells"
-    return [f"{len(failed)} of {len(result.rows)} cells failed and {'is' if len(failed) == 1 else 'are'} missing from the figures: {names}."]
+    few = words.listed(words.settings(row.varied) for row in failed)
+    names = few if len(failed) <= 3 else "see the table"
+    verb = "is" if len(failed) == 1 else "are"
+    return [f"{len(failed)} of {len(result.rows)} cells failed and {verb} missing from the figures: {names}."]
 
 
 def _score(metric: Metric, row: Row) -> str:
@@ -291,12 +350,6 @@ def _at(curve: Curve, row: Row) -> str:
 def _the(result: Result, metric: Metric) -> str:
     name = words.short(result, metric)
     return name if metric == "fid" else f"the {name}"
-
-
-def _count(clear: int, pairs: int) -> str:
-    if pairs == 1:
-        return "the pair does differ; 1 of 1" if clear else "0 of 1 pair"
-    return f"{clear} of {pairs} pairs"
 
 
 def _r2(value: float) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from difflab.report import words
-from difflab.report.curves import best, compare
+from difflab.report.curves import best, compare, scored
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric
 
@@ -54,7 +54,7 @@ class Table:
 def build_table(result: Result) -> Table:
     """The table of a study, in the order of its cells."""
     axes = [name.replace("_", " ") for name in result.study.axes]
-    metrics = [name if metric != "valid" else "valid samples" for metric, name in result.metric_names.items()]
+    metrics = [name if metric != "valid" else "valid samples (%)" for metric, name in result.metric_names.items()]
     return Table(axes, metrics, [_line(result, row) for row in result.rows])
 
 
@@ -72,12 +72,14 @@ def _line(result: Result, row: Row) -> Line:
 def _entry(result: Result, metric: Metric, row: Row) -> Entry:
     if metric not in row.scores:
         return Entry("–", "", "")
-    return Entry(*words.score_text(metric, row.scores[metric]), _mark(result, metric, row))
+    value, interval = words.score_text(metric, row.scores[metric])
+    return Entry(value.removesuffix(words.unit(metric)), interval, _mark(result, metric, row))
 
 
 def _mark(result: Result, metric: Metric, row: Row) -> Literal["best", "tied", ""]:
-    top = best(result, metric)
-    if top is None or len(result.rows) < 2:
+    rivals = scored(result, metric)
+    top = best(rivals, metric)
+    if len(rivals) < 2:
         return ""
     if row.key == top.key:
         return "best"

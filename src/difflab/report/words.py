@@ -24,29 +24,32 @@ def scaled(metric: Metric, value: float) -> float:
 
 def unit(metric: Metric) -> str:
     """What follows a score of this metric."""
-    return " %" if metric in _PERCENT else ""
+    return "\u00a0%" if metric in _PERCENT else ""
 
 
 def decimals(value: float, low: float, high: float) -> int:
-    """Decimals worth showing: to the first digit of the interval's half width, never above four digits in all."""
+    """Decimals worth showing: as many as the interval's half width supports, and never above four digits in all.
+
+    That is to the first digit of the half width, or to the second if the first is 1 or 2.
+    """
     half = abs(high - low) / 2 or abs(value) / 1000
     if not (math.isfinite(half) and half > 0):
         return 0
-    supported = -math.floor(math.log10(half))
+    supported = -math.floor(math.log10(half / 3))
     before_point = max(1, math.floor(math.log10(max(abs(value), abs(low), abs(high)))) + 1)
     return max(0, min(supported, _MOST_DIGITS - before_point))
 
 
 def fixed(value: float, places: int) -> str:
     """`value` with `places` decimals, a true minus sign, and no minus zero."""
-    text = f"{value:,.{places}f}".replace(",", "\u202f")
-    if text.startswith("-") and not text.strip("-0.\u202f"):
+    text = f"{value:,.{places}f}"
+    if text.startswith("-") and not text.strip("-0.,"):
         text = text[1:]
     return text.replace("-", "−")
 
 
 def score_text(metric: Metric, score: Score) -> tuple[str, str]:
-    """A score and its interval, for example ("4.67", "[4.61, 4.74]")."""
+    """A score and its interval, for example ("4.67", "[4.60, 4.74]")."""
     value, low, high = (scaled(metric, x) for x in (score.value, score.low, score.high))
     places = decimals(value, low, high)
     return fixed(value, places) + unit(metric), f"[{fixed(low, places)}, {fixed(high, places)}]"
@@ -56,8 +59,8 @@ def significant(value: float, digits: int = 2) -> str:
     """`value` rounded to significant digits, written without an exponent."""
     if not value or not math.isfinite(value):
         return "0" if not value else str(value)
-    places = digits - 1 - math.floor(math.log10(abs(value)))
-    return fixed(round(value, places), max(0, places))
+    rounded = float(f"{value:.{digits - 1}e}")
+    return fixed(rounded, max(0, digits - 1 - math.floor(math.log10(abs(rounded)))))
 
 
 def duration(seconds: float) -> str:
@@ -88,15 +91,16 @@ def plain(value: Scalar) -> str:
 def setting(name: str, value: Scalar) -> str:
     """One setting in words: "50 steps", "1 step", "eta 0.2", "seed 3"."""
     if name == "steps":
-        return f"{plain(value)} step{'' if value == 1 else 's'}"
+        return f"{plain(value)}\u00a0step{'' if value == 1 else 's'}"
     if name == "sampler":
         return f"sampler {value}"
-    return f"{name.replace('_', ' ')} {plain(value)}"
+    return f"{name.replace('_', ' ')}\u00a0{plain(value)}"
 
 
 def settings(varied: Mapping[str, Scalar]) -> str:
-    """All varied settings of a cell, for example "eta 0.2, 50 steps"."""
-    return ", ".join(setting(name, value) for name, value in varied.items())
+    """All varied settings of a cell, for example "eta 0.2 with 50 steps"."""
+    first, *rest = [setting(name, value) for name, value in varied.items()] or [""]
+    return f"{first} with {', '.join(rest)}" if rest else first
 
 
 def axis_title(name: str) -> str:
@@ -107,6 +111,11 @@ def axis_title(name: str) -> str:
         "count": "samples",
     }
     return titles.get(name, name.replace("_", " "))
+
+
+def capital(text: str) -> str:
+    """`text` with its first letter in upper case."""
+    return text[:1].upper() + text[1:]
 
 
 def listed(parts: Iterable[str]) -> str:

@@ -25,6 +25,8 @@ class Score:
         n: how many samples were scored.
         metric: "FID", or "FD (feature name)".
         passport: features, reference and interval, as plain JSON values.
+        replicates: the bootstrap's; cells resampled with one seed and n are resampled alike, so the replicates of their
+            difference are the differences of these.
     """
 
     value: float
@@ -33,6 +35,7 @@ class Score:
     n: int
     metric: str
     passport: dict[str, Any]
+    replicates: np.ndarray
 
 
 def fd_score(
@@ -70,13 +73,14 @@ def fd_score(
             UserWarning,
             stacklevel=2,
         )
-    low, high = interval(value, bootstrap_frechet(features, reference.gaussian, replicates, seed), level)
+    resampled = bootstrap_frechet(features, reference.gaussian, replicates, seed)
+    low, high = interval(value, resampled, level)
     passport = {
         "extractor": dict(extractor),
         "reference": {"n": reference.n, "passport": reference.passport},
         "interval": {"kind": "bootstrap", "replicates": replicates, "seed": seed, "level": level},
     }
-    return Score(value, low, high, n, metric, passport)
+    return Score(value, low, high, n, metric, passport, resampled)
 
 
 def _compare_extractors(extractor: Mapping[str, Any], reference: Mapping[str, Any] | None) -> None:

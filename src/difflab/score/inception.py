@@ -8,7 +8,6 @@ are in, in their own precision: the network only ever evaluates, and takes one p
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from difflab.errors import DifflabError, suggest
 from difflab.files import sha256
+from difflab.score.precision import full_precision
 from difflab.score.resize import tf1_bilinear, torch_bilinear
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -224,9 +224,9 @@ class InceptionFID(nn.Module):
             if isinstance(module, Unit):
                 module.fold()
         # Interleaved channels make the convolutions about 1.4 times as fast on a CPU.
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def forward(self, images: Tensor, taps: tuple[str, ...] = ("2048",)) -> dict[str, Tensor]:
         """Features of uint8 `images` (B, 3, H, W) at the taps asked for; later layers than needed do not run.
 
@@ -241,8 +241,7 @@ class InceptionFID(nn.Module):
             if tap not in _STAGE:
                 raise DifflabError(f"Inception has no tap {tap!r}.{suggest(tap, _STAGE)}")
         found: dict[str, Tensor] = {}
-        # Nvidia's TF32 would round every product to ten bits.
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with full_precision():
             for stage, x in self._stages(self.prepare(images)):
                 found |= {tap: self._read(tap, x) for tap in taps if _STAGE[tap] == stage}
                 if len(found) == len(set(taps)):
@@ -312,7 +311,7 @@ def load_inception(
         )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # on arbitrary bytes the restricted unpickler trips in any way it likes
         raise DifflabError(
             f"{path}: cannot be read as a PyTorch state dict; download it from {WEIGHTS_URL}."
         ) from error

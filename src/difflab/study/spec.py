@@ -46,10 +46,11 @@ class Settings(BaseModel):
 class Study(BaseModel):
     """A base setting and axes. The axis that comes first is the one the report plots along; others become curves.
 
-    name: of the study and its folder; model: zoo name or path; config: of a checkpoint that does not say; reference:
-    data set name, folder, lmdb or statistics .npz; features: the network that FD is measured with, None is the
-    reference's default; metrics: `fid` (called FD unless the features are Inception's) and, on `shapes`, `valid`;
-    keep: samples kept as pictures; chunk: samples written at a time.
+    name: of the study and its folder; question: what it asks, in words; model: zoo name or path; config: of a checkpoint
+    that does not say; reference: data set name, folder, archive, lmdb or statistics .npz; split: of a reference that has
+    several; features: the network that FD is measured with, None chooses (see `measure.choose_features`); metrics: `fid`
+    (called FD unless the features are Inception's) and, on `shapes`, `valid`; keep: samples kept as pictures; chunk:
+    samples written at a time; replicates: of the bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,12 +60,14 @@ class Study(BaseModel):
     model: str
     config: str | None = None
     reference: str
+    split: str | None = None
     features: str | None = None
     base: Settings = Settings()
     axes: dict[str, list[Scalar]]
     metrics: tuple[Metric, ...] = ("fid",)
     keep: Annotated[int, Ge(0)] = 64
     chunk: Annotated[int, Gt(0)] = 250
+    replicates: Annotated[int, Gt(1)] = 200
 
     @field_validator("axes")
     @classmethod

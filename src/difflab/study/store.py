@@ -4,7 +4,7 @@
     <root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
                        chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
                        chunk-00000.json  how long it took, beside the numbers and never among them
-                       scores-<hash>.json  what was measured against one reference: the same bytes however often killed
+                       result.json       the scores, written last: the same bytes however often killed
                        machine.json      where it ran
     <root>/reference/<key>.npz        statistics of what cells are scored against
     <root>/report/
@@ -86,7 +86,7 @@ class CellStore:
         }
 
     def put(self, name: str, value: Any) -> None:
-        """Write a JSON record, such as `scores-<hash>` or `machine`."""
+        """Write a JSON record, such as `result` or `machine`."""
         files.write_json(self.path / f"{name}.json", value)
 
     def get(self, name: str) -> Any | None:

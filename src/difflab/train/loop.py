@@ -154,7 +154,9 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
     c = config
     if c.name in ("adam", "adamw"):
         kind = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, amsgrad=c.amsgrad)
+        return kind(
+            parameters, lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, amsgrad=c.amsgrad, fused=True
+        )
     if c.name == "rmsprop":
         return torch.optim.RMSprop(parameters, lr=c.lr, weight_decay=c.weight_decay)
     return torch.optim.SGD(parameters, lr=c.lr, momentum=0.9)

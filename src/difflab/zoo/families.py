@@ -30,14 +30,17 @@ class UNet2DConfig(BaseModel):
     dropout: Annotated[float, Ge(0.0)] = 0.0
     resamp_with_conv: bool = True
     patch: Positive = 1
+    groups: Positive = 32
 
     @model_validator(mode="after")
     def _fits(self) -> UNet2DConfig:
         smallest = self.patch * 2 ** (len(self.ch_mult) - 1)
-        if self.ch % 32:
-            raise ValueError(f"ch is {self.ch}, but group norm needs a multiple of 32")
+        if self.ch % self.groups:
+            raise ValueError(f"ch is {self.ch}, but group norm needs a multiple of {self.groups}")
         if self.image_size % smallest:
-            raise ValueError(f"image_size is {self.image_size}, but these levels and patches need a multiple of {smallest}")
+            raise ValueError(
+                f"image_size is {self.image_size}, but these levels and patches need a multiple of {smallest}"
+            )
         return self
 
     @property

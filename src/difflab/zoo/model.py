@@ -55,13 +55,18 @@ class Model:
 
 
 def build_model(card: Card, state: dict[str, Tensor], device: str | torch.device = "cpu") -> Model:
-    """A model from its card and a complete state dict. Raises DifflabError naming a missing, extra or misshapen weight."""
+    """A model from its card and a complete state dict.
+
+    Raises DifflabError naming a missing, extra, misshapen or NaN weight.
+    """
     network = FAMILIES[card.family].build(card.network)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     for name, shape in expected.items():
         if name not in found:
-            raise DifflabError(f"{card.name}: the weight {name} {shape} is missing; is the configuration the right one?")
+            raise DifflabError(
+                f"{card.name}: the weight {name} {shape} is missing; is the configuration the right one?"
+            )
         if found[name] != shape:
             raise DifflabError(
                 f"{card.name}: the weight {name} has shape {found[name]}, but this configuration needs {shape}; "
@@ -74,10 +79,12 @@ def build_model(card: Card, state: dict[str, Tensor], device: str | torch.device
         )
     for name, value in state.items():
         if not torch.isfinite(value).all():
-            raise DifflabError(f"{card.name}: the weight {name} holds NaN or infinite values; the checkpoint is damaged.")
+            raise DifflabError(
+                f"{card.name}: the weight {name} holds NaN or infinite values; the checkpoint is damaged."
+            )
     network.load_state_dict(state)
     network.eval().requires_grad_(False)
-    network.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)
+    network.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network, card, torch.device(device))
 
 
@@ -114,7 +121,9 @@ def walk(model: Model, draw: Draw, noise: Noise) -> Iterator[Step]:
     Raises DifflabError for settings that do not fit, before anything is computed.
     """
     if draw.eta and draw.sampler != "ddim":
-        raise DifflabError(f"eta is {draw.eta:g}, but it is a setting of the sampler ddim alone, not of {draw.sampler}; leave it out.")
+        raise DifflabError(
+            f"eta is {draw.eta:g}, but it is a setting of the sampler ddim alone, not of {draw.sampler}; leave it out."
+        )
     chosen = method(draw.sampler)
     sampler = chosen.build(draw.eta, model.card.variance)
     points = path(model.schedule, draw.steps, draw.spacing or model.family.spacing, official_grid=draw.official_grid)
@@ -126,6 +135,13 @@ def walk(model: Model, draw: Draw, noise: Noise) -> Iterator[Step]:
 def seeded_noise(model: Model, seed: int, indices: Sequence[int]) -> SeededNoise:
     """The noise of the samples with these indices."""
     return SeededNoise(seed, indices, model.shape, model.device)
+
+
+def sample_batches(model: Model, draw: Draw, seed: int, indices: Sequence[int], batch: int) -> Iterator[np.ndarray]:
+    """Samples with the given indices, at most `batch` at a time: uint8 (b, H, W, C)."""
+    for begin in range(0, len(indices), batch):
+        noise = seeded_noise(model, seed, indices[begin : begin + batch])
+        yield decode(final(walk(model, draw, noise)), model.card.rounding)
 
 
 def sample(
@@ -162,7 +178,7 @@ def sample(
     """
     settings = Draw(sampler, steps, eta, spacing, official_grid, clip)
     count = _count(model, n, x_T)
-    parts = []
+    parts: list[Any] = []
     for begin in range(0, count, batch):
         rows = range(begin, min(begin + batch, count))
         source = _given(model, x_T, noise, rows) if x_T is not None else seeded_noise(model, seed, rows)
@@ -177,7 +193,9 @@ def _count(model: Model, n: int | None, x_T: Tensor | None) -> int:
             raise DifflabError(f"n is {n}, but at least one sample must be asked for.")
         return n
     if tuple(x_T.shape[1:]) != model.shape:
-        raise DifflabError(f"x_T has shape {tuple(x_T.shape)}, but this model needs (n, {', '.join(map(str, model.shape))}).")
+        raise DifflabError(
+            f"x_T has shape {tuple(x_T.shape)}, but this model needs (n, {', '.join(map(str, model.shape))})."
+        )
     if n is not None and n != len(x_T):
         raise DifflabError(f"n is {n}, but x_T holds {len(x_T)} samples; leave n out or make them equal.")
     return len(x_T)

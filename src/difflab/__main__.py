@@ -1,0 +1,5 @@
+"""`python -m difflab`."""
+
+from difflab.cli import main
+
+main()

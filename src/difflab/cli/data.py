@@ -1,0 +1,58 @@
+"""`difflab data`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from difflab.cli.options import Size, SkipBroken, Split
+
+app = typer.Typer(help="Data sets: which have a name, what a path is taken for.", invoke_without_command=True)
+
+
+@app.callback()
+def names(context: typer.Context) -> None:
+    """List the data sets that have a name, and where each is looked for."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from difflab.data.sources import KNOWN, SHAPES, data_root
+
+    table = Table("name", "here", "where", "from", box=None)
+    table.add_row(SHAPES, "yes", "drawn on the fly", "ships with difflab")
+    for name, known in KNOWN.items():
+        place = data_root() / name
+        table.add_row(name, "yes" if place.is_dir() else "", str(place), known.origin)
+    Console().print(table)
+
+
+@app.command()
+def show(
+    source: Annotated[str, typer.Argument(help="Data set name, folder, archive or lmdb.")],
+    grid: Annotated[Path | None, typer.Option(help="Write the first 64 pictures as grid.png.")] = None,
+    split: Split = None,
+    size: Size = None,
+    skip_broken: SkipBroken = False,
+) -> None:
+    """Say what a source is taken for; decode all of it once, so that what is broken is known."""
+    from difflab.data.dataset import batches
+    from difflab.data.sources import open_data
+    from difflab.data.writers import save_samples
+
+    dataset = open_data(source, split=split, size=size)
+    print(dataset.description)
+    kept, count, skipped, shape = None, 0, 0, ()
+    for batch in batches(dataset, 64, workers=2, skip_broken=skip_broken):
+        kept = batch.x if kept is None else kept
+        count, skipped, shape = count + len(batch.x), batch.skipped, batch.x.shape[1:]
+    print(f"{count} pictures of {shape[1]}x{shape[0]}" + (f", {skipped} broken ones passed over" if skipped else ""))
+    if dataset.classes:
+        shown = ", ".join(dataset.classes[:12]) + (", .." if len(dataset.classes) > 12 else "")
+        print(f"{len(dataset.classes)} classes: {shown}")
+    if grid is not None and kept is not None:
+        save_samples(grid, kept)
+        print(f"grid: {grid}")

@@ -1,0 +1,189 @@
+"""`difflab ddim`: the flags of ermongroup/ddim's main.py, as written there.
+
+What differs on purpose: sample i has its own noise, so an interrupted `--fid` goes on where it stopped without repeating
+pictures, and 50,000 pictures are 50,000; nothing needs a GPU; errors are errors.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from difflab.cli.options import Batch, Device, pick_device
+
+if TYPE_CHECKING:
+    from difflab.zoo.model import Draw, Model
+    from difflab.zoo.official import OfficialConfig
+
+_SAMPLERS = {"generalized": "ddim", "ddpm_noisy": "ddpm-noisy"}
+_PRETRAINED = {"CIFAR10": "ema_cifar10", "church_outdoor": "ema_lsun_church", "bedroom": "ema_lsun_bedroom", "cat": "ema_lsun_cat"}
+_DATA = {"CIFAR10": "cifar10", "CELEBA": "celeba", "church_outdoor": "lsun-church", "bedroom": "lsun-bedroom"}
+SEQUENCES = 8  # latents of --sequence
+SHARES = [k / 10 for k in range(11)]  # of --interpolation
+
+
+def ddim(
+    config: Annotated[str, typer.Option(help="cifar10.yml, celeba.yml, church.yml, bedroom.yml, or a path.")],
+    exp: Annotated[Path, typer.Option(help="Folder of everything that runs write.")] = Path("exp"),
+    doc: Annotated[str, typer.Option(help="Name of the run: checkpoints lie in EXP/logs/DOC.")] = "",
+    sample: Annotated[bool, typer.Option("--sample", help="Sample instead of training.")] = False,
+    fid: Annotated[bool, typer.Option("--fid", help="Fill the image folder with numbered pictures.")] = False,
+    interpolation: Annotated[bool, typer.Option("--interpolation", help="11 pictures between two latents.")] = False,
+    sequence: Annotated[bool, typer.Option("--sequence", help="The x0 predictions of every step, for 8 latents.")] = False,
+    image_folder: Annotated[str, typer.Option("--image_folder", "-i", help="Name below EXP/image_samples.")] = "images",
+    use_pretrained: Annotated[bool, typer.Option("--use_pretrained", help="The released model of the config's data set.")] = False,
+    sample_type: Annotated[str, typer.Option("--sample_type", help="generalized or ddpm_noisy.")] = "generalized",
+    skip_type: Annotated[str, typer.Option("--skip_type", help="uniform or quad.")] = "uniform",
+    timesteps: Annotated[int, typer.Option(help="Steps asked for; the official grid may make more.")] = 1000,
+    eta: Annotated[float, typer.Option(help="0 deterministic, 1 DDPM.")] = 0.0,
+    seed: Annotated[int, typer.Option(min=0)] = 1234,
+    ni: Annotated[bool, typer.Option("--ni", help="Do not ask before going on in a folder that is there.")] = False,
+    resume_training: Annotated[bool, typer.Option("--resume_training", help="Go on with the training of DOC.")] = False,
+    count: Annotated[int, typer.Option(min=1, help="Pictures of --fid (not an official flag).")] = 50_000,
+    batch: Batch = 64,
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Run a command written for ermongroup/ddim."""
+    from difflab.errors import DifflabError
+    from difflab.zoo.official import read_config
+
+    settings = read_config(config)
+    if not sample:
+        _train(settings, doc, exp / "logs" / doc, resume_training)
+        return
+    if sample_type not in _SAMPLERS:
+        raise DifflabError(f"--sample_type is {sample_type!r}, but must be generalized or ddpm_noisy.")
+    if skip_type not in ("uniform", "quad"):
+        raise DifflabError(f"--skip_type is {skip_type!r}, but must be uniform or quad.")
+    modes = [name for name, on in (("fid", fid), ("interpolation", interpolation), ("sequence", sequence)) if on]
+    if len(modes) != 1:
+        raise DifflabError(f"{len(modes)} of --fid, --interpolation and --sequence were given, but --sample needs exactly one.")
+    model = _model(settings, config, exp / "logs" / doc, use_pretrained, pick_device(device))
+    print(model.card.summary())
+    folder = exp / "image_samples" / image_folder
+    _agree(folder, ni, fid)
+    draw = _draw(model, sample_type, skip_type, timesteps, eta)
+    {"fid": _fid, "interpolation": _interpolation, "sequence": _sequence}[modes[0]](model, draw, seed, folder, count, batch)
+
+
+def _draw(model: Model, sample_type: str, skip_type: str, timesteps: int, eta: float) -> Draw:
+    from difflab.core.schedule import timestep_grid
+    from difflab.zoo.model import Draw
+
+    eta = eta if sample_type == "generalized" else 0.0  # the official code ignores it there
+    calls = len(timestep_grid(model.schedule.timesteps, timesteps, skip_type, official_grid=True))  # type: ignore[arg-type]
+    if calls != timesteps:
+        print(f"note: the official {skip_type} grid for {timesteps} timesteps makes {calls} network calls")
+    return Draw(_SAMPLERS[sample_type], timesteps, eta, skip_type, official_grid=True)  # type: ignore[arg-type]
+
+
+def _model(settings: OfficialConfig, config: str, logs: Path, use_pretrained: bool, device: str) -> Model:
+    from difflab.errors import DifflabError
+    from difflab.zoo.load import load
+
+    if use_pretrained:
+        name = _PRETRAINED.get(settings.data.category or "", _PRETRAINED.get(settings.data.dataset))
+        if name is None:
+            raise DifflabError(f"{config}: there is no released model for {settings.data.dataset}; give --doc with a checkpoint.")
+        return load(name, config=settings, device=device)
+    number = settings.sampling.ckpt_id if settings.sampling else None
+    path = logs / (f"ckpt_{number}.pth" if number is not None else "ckpt.pth")
+    if not path.exists():
+        raise DifflabError(f"{path}: there is no checkpoint; put the official trainer's file there, or give --use_pretrained.")
+    return load(path, config=settings, device=device)
+
+
+def _agree(folder: Path, ni: bool, resumable: bool) -> None:
+    """The official code asks before it writes into a folder that is there; `--fid` goes on in it."""
+    if ni or resumable or not folder.exists() or not any(folder.iterdir()):
+        return
+    if not typer.confirm(f"{folder} is there already. Overwrite its pictures?"):
+        raise typer.Exit
+
+
+def _fid(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
+    from difflab.cli.draw import with_bar
+    from difflab.zoo.model import sample_batches
+
+    missing = [i for i in range(count) if not (folder / f"{i}.png").exists()]
+    if len(missing) < count:
+        print(f"{count - len(missing)} of {count} pictures are there already")
+    numbers = iter(missing)
+    for images in with_bar(sample_batches(model, draw, seed, missing, batch), len(missing), "pictures"):
+        for image in images:
+            _save(folder / f"{next(numbers)}.png", image)
+    print(f"{count} pictures in {folder}")
+
+
+def _interpolation(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
+    import torch
+
+    from difflab.core.noise import slerp
+    from difflab.zoo.model import sample, seeded_noise
+
+    z1, z2 = seeded_noise(model, seed, [0, 1]).draw(0)
+    latents = torch.stack([slerp(z1, z2, share) for share in SHARES])
+    noise = [seeded_noise(model, seed, range(len(SHARES))).draw(k + 1) for k in range(draw.steps * 2)] if draw.eta or draw.sampler != "ddim" else []  # fmt: skip
+    images = sample(
+        model, x_T=latents, noise=noise, sampler=draw.sampler, steps=draw.steps, eta=draw.eta, spacing=draw.spacing,
+        official_grid=True, batch=8,
+    )  # fmt: skip
+    for number, image in enumerate(images):
+        _save(folder / f"{number}.png", image)
+    print(f"{len(images)} pictures in {folder}")
+
+
+def _sequence(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
+    from difflab.zoo.codec import decode
+    from difflab.zoo.model import seeded_noise, walk
+
+    steps = 0
+    for steps, step in enumerate(walk(model, draw, seeded_noise(model, seed, range(SEQUENCES))), start=1):
+        for number, image in enumerate(decode(step.estimate.x0, model.card.rounding)):
+            _save(folder / f"{number}_{steps - 1}.png", image)
+    print(f"{SEQUENCES} sequences of {steps} pictures in {folder}")
+
+
+def _save(path: Path, image: object) -> None:
+    from PIL import Image
+
+    from difflab import files
+
+    with files.writing(path, sync=False) as file:
+        Image.fromarray(image.squeeze()).save(file, "PNG")  # type: ignore[attr-defined]
+
+
+def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool) -> None:
+    """The official objective and optimiser, as a recipe."""
+    from difflab.errors import DifflabError
+    from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
+    from difflab.train.run import train
+
+    if settings.training is None or settings.optim is None:
+        raise DifflabError("the config has no groups training and optim, which a training needs; add --sample to sample.")
+    source = _DATA.get(settings.data.category or "", _DATA.get(settings.data.dataset))
+    if source is None:
+        raise DifflabError(f"the config's data set {settings.data.dataset!r} is not known; train with a recipe instead.")
+    optim, card = settings.optim, settings.card_fields()
+    recipe = DiffusionRecipe(
+        name=doc or source,
+        network=card["network"],
+        schedule=card["schedule"],
+        variance=card["variance"],
+        reduction="sum",
+        timesteps="antithetic",
+        ema_rate=settings.model.ema_rate,
+        data=DataConfig(source=source, size=settings.data.image_size, flip=settings.data.random_flip),
+        optim=OptimConfig(
+            name=optim.optimizer.lower(),  # type: ignore[arg-type]
+            lr=optim.lr, betas=(optim.beta1, 0.999), eps=optim.eps, weight_decay=optim.weight_decay,
+            amsgrad=optim.amsgrad, grad_clip=optim.grad_clip,
+        ),
+        steps=settings.training.n_iters,
+        batch=settings.training.batch_size,
+        save_every=settings.training.snapshot_freq,
+        seed=1234,
+    )  # fmt: skip
+    print(f"{recipe.name}: {train(recipe, folder, resume=resume)}")

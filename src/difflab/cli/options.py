@@ -1,0 +1,33 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[str | None, typer.Option(help="Official config of a checkpoint that does not say: cifar10.yml, celeba.yml, church.yml, bedroom.yml, or a path.")]  # fmt: skip
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples at a time; decides speed and memory, not the numbers.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ..; a GPU where there is one when left out.")]
+Features = Annotated[str | None, typer.Option(help="Feature network: inception, shapes-image, cifar10-image, or a .safetensors file.")]  # fmt: skip
+Split = Annotated[str | None, typer.Option(help="Split of data that has several: train, test, ..")]
+Size = Annotated[int | None, typer.Option(min=1, help="Bring pictures to SIZE x SIZE pixels.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Pass over pictures that cannot be decoded, and count them.")]  # fmt: skip
+Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
+
+
+def pick_device(device: str | None) -> str:
+    """The device asked for, or a GPU where there is one. Raises DifflabError for one that is not there."""
+    import torch
+
+    from difflab.errors import DifflabError
+
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise DifflabError(f"device {device!r} is not available here; use cpu, or leave --device out.") from error
+    return device

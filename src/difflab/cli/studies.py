@@ -1,0 +1,171 @@
+"""`difflab study`, `difflab reproduce`, `difflab report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
+
+if TYPE_CHECKING:
+    from difflab.study.result import Result
+    from difflab.study.run import Watch
+    from difflab.study.spec import Study
+
+app = typer.Typer(help="Run a study, see how far it is, or have it explained.", no_args_is_help=True)
+StudyFile = Annotated[Path, typer.Argument(help="STUDY.yaml, or the name of a shipped study.")]
+EngineName = Annotated[str, typer.Option("--engine", help="Who runs the cells: local.")]
+
+
+@app.command("run")
+def run(file: StudyFile, out: Out = None, batch: Batch = 64, device: Device = None, engine: EngineName = "local") -> None:
+    """Run a study, or go on with one that was stopped, and write its report."""
+    from difflab.report.page import build_report
+    from difflab.study.presets import find_study
+    from difflab.study.run import run_study
+
+    study = find_study(file)
+    folder = out or Path("runs") / study.name
+    with _watching(study) as watch:
+        result = run_study(study, folder, batch=batch, device=pick_device(device), engine_name=engine, watch=watch)
+    _print_table(result)
+    print(f"report: {build_report([result], folder / 'report', problem_set=None)}")
+    _fail_if_cells_failed([result])
+
+
+@app.command("status")
+def status(file: StudyFile, out: Out = None) -> None:
+    """Which cells of a study are done, begun or missing."""
+    from difflab.study.presets import find_study
+    from difflab.study.run import Bench, check_all
+    from difflab.study.store import Store
+
+    study = find_study(file)
+    store = Store(out or Path("runs") / study.name)
+    check_all([study], store, "cpu")
+    bench = Bench(study, store, 64, "cpu")
+    rows = []
+    for settings in study.cells():
+        cell, chunks = bench.store.cell(bench.decides(settings)), -(-settings.count // study.chunk)
+        state = "done" if cell.get("result") else ("begun" if cell.chunks() else "missing")
+        rows.append([*map(str, study.varied(settings).values()), f"{cell.chunks()}/{chunks}", state, cell.key])
+    _table([*study.axes, "chunks", "state", "key"], rows)
+
+
+@app.command("explain")
+def explain(file: StudyFile) -> None:
+    """What a study would do: its cells, their cost in network calls, and what it needs."""
+    from difflab.study.presets import find_study
+
+    study = find_study(file)
+    print(f"{study.name}: {study.question}\nmodel {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}")
+    cells = study.cells()
+    _table([*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{c.steps * c.count:,}"] for c in cells])
+    print(f"{len(cells)} cells, {sum(c.steps * c.count for c in cells):,} network calls in all")
+
+
+def reproduce(
+    problem_set: Annotated[str, typer.Argument(help="ddim, or all.")],
+    scale: Annotated[str, typer.Option(help="demo (what ships), lab (models you trained), paper (official checkpoints).")] = "demo",
+    out: Out = None,
+    model: Annotated[str | None, typer.Option(help="Another model than the scale's.")] = None,
+    config: Config = None,
+    reference: Annotated[str | None, typer.Option(help="Another reference than the scale's.")] = None,
+    split: Split = None,
+    features: Features = None,
+    count: Annotated[int | None, typer.Option(min=2, help="Another number of samples a cell.")] = None,
+    batch: Batch = 64,
+    device: Device = None,
+    engine: EngineName = "local",
+) -> None:  # fmt: skip
+    """Run a problem set, its studies and its written questions, and leave one report."""
+    from difflab.report.page import build_report
+    from difflab.study.presets import problem_sets, studies_of
+    from difflab.study.run import check_all, run_study
+    from difflab.study.store import Store
+
+    names = problem_sets(problem_set)
+    changes = {"model": model, "config": config, "reference": reference, "split": split, "features": features}
+    pages = []
+    for name in names:
+        studies = studies_of(name, scale, {k: v for k, v in changes.items() if v is not None}, count)
+        folder = out or Path("runs") / (name if scale == "demo" else f"{name}-{scale}")
+        store, chosen = Store(folder), pick_device(device)
+        check_all(studies, store, chosen)
+        results = []
+        for study in studies:
+            with _watching(study) as watch:
+                results.append(
+                    run_study(study, folder / study.name, store=store, batch=batch, device=chosen, engine_name=engine, watch=watch)
+                )
+        pages.append((build_report(results, folder / "report", problem_set=name), results))
+    for page, results in pages:
+        print(f"report: {page}")
+        _fail_if_cells_failed(results)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished study or problem set.")],
+    problem_set: Annotated[str | None, typer.Option(help="Add the written answers of this problem set: ddim.")] = None,
+) -> None:
+    """Write the report of results that are there, again."""
+    from difflab.report.page import build_report, load_results
+
+    results = load_results(folder)
+    names = {result.study.name for result in results}
+    chosen = problem_set or ("ddim" if {"ddim-steps", "ddim-eta"} <= names else None)
+    print(f"report: {build_report(results, folder / 'report', problem_set=chosen)}")
+
+
+class _watching:
+    """A progress bar over all samples of a study, and the watcher that moves it."""
+
+    def __init__(self, study: Study) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.study = study
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())  # fmt: skip
+
+    def __enter__(self) -> Watch:
+        cells = self.study.cells()
+        self.bar.start()
+        task = self.bar.add_task(self.study.name, total=len(cells))
+        # A cell costs steps x samples; the bar counts cells, but moves by cost.
+        cost = {c: c.steps * c.count for c in cells}
+        total, before = sum(cost.values()), {c: 0 for c in cells}
+
+        def watch(progress: Any) -> None:
+            before[progress.settings] = progress.done * progress.settings.steps
+            self.bar.update(task, completed=round(len(cells) * sum(before.values()) / total, 1))
+
+        return watch
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+
+def _print_table(result: Result) -> None:
+    rows = []
+    for row in result.rows:
+        scores = [f"{s.value:.4g} [{s.low:.4g}, {s.high:.4g}]" if (s := row.scores.get(m)) else "failed" for m in result.metric_names]
+        rows.append([*map(str, row.varied.values()), *scores, f"{row.seconds:.1f}"])
+    _table([*result.study.axes, *result.metric_names.values(), "seconds"], rows)
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _fail_if_cells_failed(results: list[Result]) -> None:
+    failed = [row for result in results for row in result.rows if row.error]
+    if failed:
+        print(f"{len(failed)} cells failed; the first said: {failed[0].error}")
+        raise typer.Exit(1)

@@ -1,0 +1,65 @@
+"""`difflab models` and `difflab convert`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from difflab.cli.options import Config
+
+app = typer.Typer(help="The models and feature networks that have a name: list, fetch, show.", invoke_without_command=True)
+
+
+@app.callback()
+def models(context: typer.Context) -> None:
+    """List what has a name: what ships, what can be fetched, what was trained here."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from difflab.zoo.registry import list_models
+
+    table = Table("name", "kind", "here", "size", box=None)
+    for row in list_models():
+        table.add_row(row.name, row.kind, "yes" if row.present else "", f"{row.size / 1e6:,.1f} MB" if row.size else "")
+    Console().print(table)
+
+
+@app.command()
+def fetch(names: Annotated[list[str], typer.Argument(help="Names from `difflab models`.")]) -> None:
+    """Download models: resumable, checked against their checksum."""
+    from rich.progress import DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from difflab.zoo.fetch import fetch_model
+
+    for name in names:
+        with Progress(TextColumn("{task.description}"), DownloadColumn(), TransferSpeedColumn()) as bar:
+            task = bar.add_task(name, total=None)
+            path = fetch_model(name, lambda done, total: bar.update(task, completed=done, total=total))  # noqa: B023
+        print(f"{name}: {path}")
+
+
+@app.command()
+def show(model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")], config: Config = None) -> None:
+    """What a model is taken for: its card and the hash of its weights."""
+    from difflab.zoo.load import load
+
+    loaded = load(model, config=config)
+    print(loaded.card.summary())
+    print(loaded.card.model_dump_json(indent=2))
+    count = sum(p.numel() for p in loaded.network.parameters())
+    print(f"{count:,} parameters, weights sha256 {loaded.weights_hash}")
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
+    dest: Annotated[str, typer.Argument(help="File or folder to write.")],
+    to: Annotated[str, typer.Option(help="difflab (safetensors and card), diffusers (folder), official (plain state dict).")] = "difflab",
+    config: Config = None,
+) -> None:  # fmt: skip
+    """Convert a model between formats, bit for bit."""
+    from difflab.zoo.convert import convert as run
+
+    print(run(source, dest, to, **({"config": config} if config else {})))  # type: ignore[arg-type]

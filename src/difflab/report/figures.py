@@ -1,0 +1,366 @@
+"""A result drawn: SVG text, with real text in it and the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from difflab.report import words
+from difflab.report.curves import Curve, curves, first_axis, numeric, scored
+from difflab.report.findings import Fit, Knee
+from difflab.report.palette import COLOURS, Look, Palette
+from difflab.study.result import Result, Row
+from difflab.study.spec import Metric, Scalar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, RULE, MARK = (COLOURS[name][0] for name in ("ink", "muted", "rule", "mark"))
+_WIDE_SPAN = 8.0
+_TILE = 96
+_MOST_COLUMNS = 10
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "difflab",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 10.5,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.7,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "legend.handletextpad": 0.5,
+}
+
+
+def quality_curve(result: Result, metric: Metric, palette: Palette) -> str:
+    """A metric along the first axis with 95 % error bars, one curve for each setting of the other axes."""
+    along = first_axis(result)
+
+    def draw(axes: Axes) -> None:
+        lines = curves(scored(result, metric), along)
+        _place_ticks(axes, [place for line in lines for place in line.places], result.study.axes[along])
+        for line in lines:
+            places = [_place(place, result.study.axes[along]) for place in line.places]
+            _bars(axes, places, line, metric, palette.look(result, line))
+        axes.set_xlabel(words.axis_title(along))
+        _score_axis(axes, result, metric, lines)
+
+    return _panel(draw)
+
+
+def quality_time(result: Result, metric: Metric, palette: Palette) -> str:
+    """A metric against sampling time, 95 % error bars; the curves run along steps where those vary."""
+    along = time_axis(result)
+
+    def draw(axes: Axes) -> None:
+        lines = curves([row for row in scored(result, metric) if row.seconds > 0], along)
+        times = [row.seconds_per_sample for line in lines for row in line.rows]
+        factor, unit = _time_unit(max(times))
+        for line in lines:
+            _bars(
+                axes, [factor * row.seconds_per_sample for row in line.rows], line, metric, palette.look(result, line)
+            )
+        if max(times) / min(times) > _WIDE_SPAN:
+            _log_ticks(axes, "x", [factor * time for time in times])
+        axes.set_xlabel(f"sampling time ({unit} per sample)")
+        _score_axis(axes, result, metric, lines)
+
+    return _panel(draw)
+
+
+def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
+    """Seconds per sample against steps from zero, with the straight line through all cells."""
+
+    def draw(axes: Axes) -> None:
+        lines = curves([row for row in result.rows if row.seconds > 0], "steps")
+        rows = [row for line in lines for row in line.rows]
+        factor, unit = _time_unit(max(row.seconds_per_sample for row in rows))
+        far = max(row.settings.steps for row in rows) * 1.05
+        ends = np.array([0.0, far])
+        axes.plot(ends, factor * (fit.slope * ends + fit.intercept), color=MUTED, lw=1.2, zorder=1)
+        for line in lines:
+            look = palette.look(result, line)
+            axes.plot(
+                [row.settings.steps for row in line.rows],
+                [factor * row.seconds_per_sample for row in line.rows],
+                ls="none", marker=look.marker, ms=6, mfc="none", mew=1.6, color=look.colour,
+                label=words.settings(line.setting) or None,
+            )  # fmt: skip
+        axes.set_xlim(0, far)
+        axes.set_ylim(0, None)
+        axes.set_xlabel(words.axis_title("steps"))
+        axes.set_title(f"sampling time ({unit} per sample)", loc="left", fontsize=10.5, pad=8)
+
+    return _panel(draw)
+
+
+def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, palette: Palette) -> str:
+    """The headline: a curve over evenly spaced settings, and below each setting what it draws from common noise."""
+    pictures = _common_pictures(result, curve.rows, 2)
+    width, plot, count = 6.4, 2.9, len(curve.rows)
+    sheet = 2 * width / count if pictures is not None else 0.0
+    height = plot + sheet
+    with _styled():
+        figure = _figure(width, height)
+        axes = figure.add_axes((0, (sheet + 0.42) / height, 1, (plot - 0.8) / height))
+        _bars(axes, range(count), curve, metric, palette.look(result, curve), width=2.4)
+        _value_labels(axes, curve, metric)
+        axes.margins(y=0.2)
+        _score_axis(axes, result, metric, [curve])
+        axes.set(xlim=(-0.5, count - 0.5), yticks=[])
+        axes.set_xticks(range(count), [words.setting(curve.along, place) for place in curve.places])
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines["left"].set_visible(False)
+        if knee is not None:
+            _mark_knee(axes, curve.rows.index(knee.row))
+        if pictures is not None:
+            _sheet(figure.add_axes((0, 0, 1, sheet / height)), pictures)
+        return _svg(figure)
+
+
+def strip(result: Result) -> str | None:
+    """Samples from common noise: a row a sample, a column a value of the first axis, a block a setting of the others.
+
+    None when no pictures were kept. Failed cells have no column.
+    """
+    blocks = _blocks(result)
+    if not blocks:
+        return None
+    across = min(len(blocks), 2 if blocks[0].columns <= 5 else 1)
+    side, head, gap = 0.82, 0.24 if len(blocks) == 1 else 0.5, 0.3
+    columns = max(block.columns for block in blocks)
+    block_height = head + side * max(len(block.pictures[0]) for block in blocks)
+    width = across * columns * side + (across - 1) * gap
+    height = block_height * -(-len(blocks) // across)
+    with _styled():
+        figure = _figure(width, height)
+        for i, block in enumerate(blocks):
+            left = (i % across) * (columns * side + gap)
+            tall = side * len(block.pictures[0])
+            bottom = height - block_height * (i // across) - head - tall
+            box = (left / width, bottom / height, block.columns * side / width, tall / height)
+            axes = figure.add_axes(box)
+            _sheet(axes, block.pictures)
+            _heads(axes, block)
+        return _svg(figure)
+
+
+def time_axis(result: Result) -> str:
+    """The axis that curves of time run along: steps if they vary, since they are what costs."""
+    return "steps" if "steps" in result.study.axes else first_axis(result)
+
+
+def themed(svg: str, prefix: str) -> str:
+    """The SVG for inside a page: in the page's colours, without a white ground, ids beginning with `prefix`."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'( id="|url\(#|href="#)', rf"\1{prefix}-", svg)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="([0-9.]+)pt"', r'\1 style="--width: \2pt"', svg, count=1)
+    for name, (light, _) in COLOURS.items():
+        svg = svg.replace(light, f"var(--{name})")
+    return svg.replace("fill: #ffffff", "fill: none")
+
+
+def _panel(draw: Callable[[Axes], None]) -> str:
+    with _styled():
+        figure = _figure(5.0, 3.5, "constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if len(handles) > 1:
+            figure.legend(handles, labels, loc="outside lower right", ncols=4, fontsize=9.5, columnspacing=1.2)
+        return _svg(figure)
+
+
+def _styled() -> Any:
+    from matplotlib import rc_context
+
+    return rc_context(_STYLE)
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure((width, height), layout=layout, facecolor="#ffffff")
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
+
+
+def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look: Look, width: float = 1.8) -> None:
+    values, low, high = (
+        np.array([words.scaled(metric, getattr(row.scores[metric], part)) for row in line.rows])
+        for part in ("value", "low", "high")
+    )
+    connected = numeric(line.places)
+    axes.errorbar(
+        places, values, yerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
+        color=look.colour, ls=look.line if connected else "none", lw=width, marker=look.marker, ms=5.5, capsize=3.5,
+        elinewidth=1.3, label=words.settings(line.setting) or None,
+    )  # fmt: skip
+
+
+def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curve]) -> None:
+    scores = [row.scores[metric] for line in lines for row in line.rows]
+    name = "valid samples (%)" if metric == "valid" else result.metric_names[metric]
+    lows = [score.low for score in scores]
+    wide = min(lows) > 0 and max(score.value for score in scores) / min(score.value for score in scores) > _WIDE_SPAN
+    if wide:
+        _log_ticks(axes, "y", [words.scaled(metric, x) for score in scores for x in (score.low, score.high)])
+    better = "higher is better" if metric == "valid" else "lower is better"
+    axes.set_title(f"{name}, {better}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
+
+
+def _place(place: Scalar, values: Sequence[Scalar]) -> float:
+    return float(place) if isinstance(place, int | float) and numeric(values) else float(values.index(place))
+
+
+def _place_ticks(axes: Axes, places: Sequence[Scalar], values: Sequence[Scalar]) -> None:
+    used = sorted({_place(place, values) for place in places})
+    if not numeric(values):
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.set_xticks(range(len(values)), [words.plain(value) for value in values])
+        return
+    if used[0] > 0 and used[-1] / used[0] > _WIDE_SPAN:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(used, [words.plain(place if place % 1 else int(place)) for place in used])
+
+
+def _log_ticks(axes: Axes, which: str, values: Sequence[float]) -> None:
+    """A log axis with plain numbers: 1, 2, 5 a decade within the range."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    getattr(axes, f"set_{which}scale")("log")
+    low, high = min(values), max(values)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1, 2, 5) if high / low < 200 else (1,)
+    ticks = [
+        step * 10.0**decade for decade in decades for step in steps if low * 0.8 <= step * 10.0**decade <= high * 1.25
+    ]
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _time_unit(longest: float) -> tuple[float, str]:
+    return (1e3, "milliseconds") if longest < 1 else (1.0, "seconds")
+
+
+def _value_labels(axes: Axes, curve: Curve, metric: Metric) -> None:
+    """The values above their points; between the ends moved to the side where the line leaves room."""
+    values = [row.scores[metric].value for row in curve.rows]
+    last = len(values) - 1
+    for place, row in enumerate(curve.rows):
+        text, _ = words.score_text(metric, row.scores[metric])
+        side = int(np.sign(values[place - 1] - values[place + 1])) if 0 < place < last else 0
+        axes.annotate(
+            text, (place, words.scaled(metric, row.scores[metric].high)), xytext=(5 * side, 5),
+            textcoords="offset points", ha=("center", "left", "right")[side],
+            fontsize=12.5 if last < 6 else 10.5, fontweight="bold",
+        )  # fmt: skip
+
+
+def _evenly(rows: list[Row], most: int) -> list[Row]:
+    if len(rows) <= most:
+        return rows
+    return [rows[i] for i in np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One block of a strip: its name, its columns' heads and pictures."""
+
+    name: str
+    heads: list[str]
+    pictures: list[np.ndarray]
+
+    @property
+    def columns(self) -> int:
+        return len(self.pictures)
+
+
+def _blocks(result: Result) -> list[_Block]:
+    along = first_axis(result)
+    lines = curves([row for row in result.rows if not row.error and result.cell(row).chunks()], along)
+    blocks = []
+    for line in lines:
+        kept = _evenly(line.rows, _MOST_COLUMNS)
+        pictures = _common_pictures(result, kept, 4 if len(lines) == 1 else 2)
+        if pictures is not None:
+            first, *rest = (row.varied[along] for row in kept)
+            heads = [words.setting(along, first), *map(words.plain, rest)]
+            blocks.append(_Block(words.settings(line.setting), heads, pictures))
+    return blocks
+
+
+def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> list[np.ndarray] | None:
+    """The first samples of each cell, the same number of each, (n, H, W, 3); None if some cell has none."""
+    if not rows or any(not result.cell(row).chunks() for row in rows):
+        return None
+    pictures = [result.cell(row).pictures(n) for row in rows]
+    n = min(len(part) for part in pictures)
+    if n == 0 or any(part.ndim != 4 for part in pictures):
+        return None
+    return [part[:n].repeat(3, axis=-1) if part.shape[-1] == 1 else part[:n] for part in pictures]
+
+
+def _sheet(axes: Axes, columns: Sequence[np.ndarray]) -> None:
+    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp."""
+    height, width = columns[0].shape[1:3]
+    times = max(1, _TILE // max(height, width))
+    gap = max(2, times * max(height, width) // 24)
+    tall, broad = height * times + gap, width * times + gap
+    sheet = np.zeros((tall * len(columns[0]), broad * len(columns), 4), np.uint8)
+    for j, column in enumerate(columns):
+        for i, picture in enumerate(column):
+            tile = picture.repeat(times, axis=0).repeat(times, axis=1)
+            top, left = i * tall + gap // 2, j * broad + gap // 2
+            sheet[top : top + height * times, left : left + width * times, :3] = tile
+            sheet[top : top + height * times, left : left + width * times, 3] = 255
+    axes.imshow(sheet, interpolation="none", aspect="auto", extent=(0, len(columns), len(columns[0]), 0))
+    axes.set_axis_off()
+
+
+def _heads(axes: Axes, block: _Block) -> None:
+    for j, head in enumerate(block.heads):
+        _above(axes, head, (j + 0.5) / block.columns, 4, ha="center", fontsize=9.5)
+    _above(axes, block.name, 0.0, 20, fontsize=10.5, fontweight="bold")
+
+
+def _above(axes: Axes, text: str, place: float, lift: float, **look: Any) -> None:
+    axes.annotate(text, (place, 1.0), xycoords="axes fraction", xytext=(0, lift), textcoords="offset points", **look)
+
+
+def _mark_knee(axes: Axes, place: int) -> None:
+    axes.axvline(place, color=MARK, lw=1.3, ls=(0, (4, 3)), zorder=0)
+    axes.annotate(
+        "knee", (place, 1.0), xycoords=("data", "axes fraction"), xytext=(6, -10), textcoords="offset points",
+        color=MARK, fontweight="bold",
+    )  # fmt: skip

@@ -1,0 +1,325 @@
+"""Results -> `index.html`, and the same as `report.md` with the pictures in `figures/`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from difflab import files
+from difflab.errors import DifflabError, suggest
+from difflab.report import figures, words
+from difflab.report.curves import curves, first_axis, scored
+from difflab.report.findings import findings, headline, knee, linear_fit
+from difflab.report.palette import COLOURS, Palette
+from difflab.report.paper import beside_paper
+from difflab.report.table import Table, build_table
+from difflab.study.result import RESULT_FILE, Result, read_result
+from difflab.study.spec import Metric
+
+if TYPE_CHECKING:
+    import jinja2
+
+_ANSWERS = Path(__file__).parent / "answers"
+_TITLES = {"ddim": "DDIM: what steps and noise cost, and what they buy"}
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """One numbered figure. kind: quality, time, cost, strip, headline, ...; svg: for a file of its own."""
+
+    number: int
+    kind: str
+    file: str
+    svg: str
+    caption: str
+    alt: str
+    wide: bool = False
+
+    @property
+    def anchor(self) -> str:
+        """Where links to it lead."""
+        return f"fig-{self.number}"
+
+    @property
+    def inline(self) -> str:
+        """The SVG for the HTML page, in its colours."""
+        return figures.themed(self.svg, self.anchor)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One study of the report."""
+
+    result: Result
+    anchor: str
+    table: Table
+    findings: list[str]
+    figures: list[FigureView]
+    setting: dict[str, str]
+    made: dict[str, str]
+    machine: dict[str, str]
+
+
+@dataclass
+class _Numbering:
+    """Figures in order of appearance, and where each kind of each study is."""
+
+    seen: list[tuple[str, FigureView]] = field(default_factory=list)
+
+    def add(self, study: str, kind: str, svg: str, caption: str, alt: str, wide: bool = False) -> FigureView:
+        number = len(self.seen) + 1
+        view = FigureView(number, kind, f"figures/{number:02d}-{_slug(study)}-{kind}.svg", svg, caption, alt, wide)
+        self.seen.append((study, view))
+        return view
+
+    def reference(self, study: str, kind: str) -> str:
+        """A Markdown link to the figure, empty if there is none; `study` may be the end of a name."""
+        for name, view in self.seen:
+            if name.endswith(study) and view.kind == kind:
+                return f"[Figure {view.number}](#{view.anchor})"
+        return ""
+
+
+def build_report(
+    results: Sequence[Result], out: Path, *, problem_set: str | None = "ddim", title: str | None = None
+) -> Path:
+    """Write the report of `results` to `out`: index.html, report.md, figures/*.svg; returns the path of index.html.
+
+    problem_set: whose written questions are answered, None for none; title: the problem set's by default.
+    Raises DifflabError for no results, for an unknown problem set, and where `out` cannot be written to.
+    """
+    if not results:
+        raise DifflabError("The report has no results, but needs those of at least one study; run a study first.")
+    known = [path.name.removesuffix(".md.j2") for path in _ANSWERS.glob("*.md.j2")]
+    if problem_set is not None and problem_set not in known:
+        raise DifflabError(f"The problem set {problem_set!r} has no written answers.{suggest(problem_set, known)}")
+    numbering = _Numbering()
+    palette = Palette(results)
+    context = _context(results, palette, numbering)
+    context["title"] = title or _TITLES.get(problem_set or "") or results[0].study.question or results[0].study.name
+    context["paper"] = beside_paper(results) if problem_set == "ddim" else None
+    environment = _environment()
+    context["reading"] = environment.get_template("reading.md.j2").render(context, results=results)
+    context["answers"] = _answers(environment, problem_set, results, numbering)
+    out = Path(out)
+    for _, view in numbering.seen:
+        files.write_text(out / view.file, view.svg)
+    files.write_text(out / "report.md", environment.get_template("report.md.j2").render(context))
+    files.write_text(out / "index.html", environment.get_template("page.html.j2").render(context))
+    return out / "index.html"
+
+
+def load_results(root: Path) -> list[Result]:
+    """The results of a study's folder, or of a problem set's, which has one folder a study; fewest axes first.
+
+    Raises DifflabError when there is none, or one cannot be read.
+    """
+    root = Path(root)
+    folders = [path.parent for path in (root / RESULT_FILE, *sorted(root.glob(f"*/{RESULT_FILE}"))) if path.is_file()]
+    if not folders:
+        raise DifflabError(
+            f"{root}: no {RESULT_FILE} here or one folder below; give the folder of a study that was run to its end."
+        )
+    return sorted((_load(folder, root) for folder in folders), key=lambda result: len(result.study.axes))
+
+
+def _load(folder: Path, root: Path) -> Result:
+    try:
+        return read_result(folder, root if (root / "cells").is_dir() else folder)
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DifflabError(
+            f"{folder / RESULT_FILE}: this is no record of a study ({reason}); run the study again to write it anew."
+        ) from error
+
+
+def _context(results: Sequence[Result], palette: Palette, numbering: _Numbering) -> dict[str, Any]:
+    head = _headline_figure(results[0], palette, numbering)
+    return {
+        "abstract": _abstract(results),
+        "headline": head,
+        "sections": [_section(result, palette, numbering) for result in results],
+        "colours": COLOURS,
+        "unlike": _unlike(results),
+    }
+
+
+def _section(result: Result, palette: Palette, numbering: _Numbering) -> Section:
+    return Section(
+        result=result,
+        anchor=_slug(result.study.name),
+        table=build_table(result),
+        findings=findings(result),
+        figures=list(_figures(result, palette, numbering)),
+        setting=_setting(result),
+        made=dict(_flat(result.passport)),
+        machine=dict(_flat(result.machine)),
+    )
+
+
+def _headline_figure(result: Result, palette: Palette, numbering: _Numbering) -> FigureView | None:
+    metric = next(iter(result.metric_names))
+    lines = curves(scored(result, metric), first_axis(result))
+    if not lines or not 2 <= len(lines[0].rows) <= 9:
+        return None
+    curve = lines[0]
+    found = knee(result, metric, curve) if curve.along == "steps" else None
+    where = f" at {words.settings(curve.setting)}" if curve.setting else ""
+    caption = (
+        f"{result.metric_names[metric]} with 95 % intervals{where}; settings evenly spaced. "
+        "Below each setting: what the same start noise becomes with it."
+    )
+    svg = figures.overview(result, metric, curve, found, palette)
+    return numbering.add(
+        result.study.name, "headline", svg, caption, _alt(result, metric, first_axis(result)), wide=True
+    )
+
+
+def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterator[FigureView]:
+    name, along = result.study.name, first_axis(result)
+    for metric in result.metric_names:
+        if scored(result, metric):
+            caption = (
+                f"{words.capital(_metric_title(result, metric))} along {along.replace('_', ' ')}. Bars: 95 % intervals."
+            )
+            yield numbering.add(
+                name,
+                f"quality-{metric}",
+                figures.quality_curve(result, metric, palette),
+                caption,
+                _alt(result, metric, along),
+            )
+    main = next(iter(result.metric_names))
+    if any(row.seconds > 0 for row in scored(result, main)):
+        caption = (
+            f"What quality costs: {_metric_title(result, main)} against sampling time. Each point is a cell, "
+            f"connected along {figures.time_axis(result).replace('_', ' ')}."
+        )
+        yield numbering.add(
+            name, "cost", figures.quality_time(result, main, palette), caption, _alt(result, main, "sampling time")
+        )
+    fit = linear_fit(result)
+    if fit is not None:
+        line = f"the straight line through all {fit.cells} cells, {words.duration(fit.slope)} a step"
+        caption = f"Sampling time against steps, and {line}."
+        yield numbering.add(
+            name, "time", figures.time_steps(result, fit, palette), caption, "Sampling time against steps."
+        )
+    sheet = figures.strip(result)
+    if sheet is not None:
+        caption = (
+            f"Samples from common noise: a row is one start noise, a column one value of {along.replace('_', ' ')}."
+        )
+        yield numbering.add(name, "strip", sheet, caption, caption, wide=True)
+
+
+def _abstract(results: Sequence[Result]) -> str:
+    first = results[0]
+    metric = next(iter(first.metric_names))
+    counts = sorted({result.study.base.count for result in results})
+    samples = words.listed(words.fixed(count, 0) for count in counts)
+    start = (
+        f"With the model {first.study.model}, {samples} samples were drawn at each setting and scored against "
+        f"{first.study.reference} by {first.metric_names[metric]}."
+    )
+    return " ".join([start, *headline(results)])
+
+
+def _setting(result: Result) -> dict[str, str]:
+    study = result.study
+    base = {
+        name: value
+        for name, value in study.base.model_dump().items()
+        if name not in study.axes and name not in ("count", "seed")
+    }
+    shown = [words.setting(name, value) for name, value in base.items() if value is not None and value is not False]
+    varied = [
+        f"{name.replace('_', ' ')}: {', '.join(words.plain(value) for value in values)}"
+        for name, values in study.axes.items()
+    ]
+    machine = [f"{name} {value}" for name, value in result.machine.items() if not isinstance(value, dict | list)]
+    scale = result.passport.get("scale")
+    return {
+        "Varied": "; ".join(varied),
+        "Held fixed": ", ".join(shown) or "nothing else",
+        "Model": study.model,
+        "Reference": study.reference,
+        "Measured by": ", ".join(_metric_title(result, metric) for metric in result.metric_names),
+        "Samples": f"{words.fixed(study.base.count, 0)} a cell, from seed {study.base.seed}"
+        if "count" not in study.axes
+        else "varied",
+        **({"Scale": str(scale)} if scale else {}),
+        **({"Machine": ", ".join(machine)} if machine else {}),
+    }
+
+
+def _unlike(results: Sequence[Result]) -> list[str]:
+    """In what the studies' passports differ, so that a reader does not compare across them."""
+    made = [dict(_flat(result.passport)) | {"samples a cell": str(result.study.base.count)} for result in results]
+    names = sorted({name for one in made for name in one})
+    return [name for name in names if len({one.get(name) for one in made}) > 1]
+
+
+def _metric_title(result: Result, metric: Metric) -> str:
+    return "share of valid samples" if metric == "valid" else result.metric_names[metric]
+
+
+def _alt(result: Result, metric: Metric, along: str) -> str:
+    values = [words.scaled(metric, row.scores[metric].value) for row in scored(result, metric)]
+    low, high = words.significant(min(values), 3), words.significant(max(values), 3)
+    span = f"{len(values)} cells between {low} and {high}{words.unit(metric)}"
+    return f"{words.capital(_metric_title(result, metric))} against {along}: {span}."
+
+
+def _answers(
+    environment: jinja2.Environment, problem_set: str | None, results: Sequence[Result], numbering: _Numbering
+) -> str:
+    if problem_set is None:
+        return ""
+    template = environment.get_template(f"answers/{problem_set}.md.j2")
+    return template.render(figure=numbering.reference, headline=headline(results))
+
+
+def _environment() -> jinja2.Environment:
+    import jinja2
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=lambda name: name != "report.md.j2",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["markdown"] = lambda text: Markup(markdown.render(text))
+    environment.filters["settings"] = words.settings
+    environment.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
+    return environment
+
+
+def _flat(record: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name} / ")
+        else:
+            yield f"{above}{name}".replace("_", " "), _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return words.plain(value) if isinstance(value, bool) or value is None else str(value)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "study"

@@ -1,0 +1,54 @@
+"""The shipped studies: presets/<scale>/<study>.yaml, and which of them make up a problem set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from difflab.errors import DifflabError, suggest
+from difflab.study.spec import Study, parse_study, read_study
+
+PROBLEM_SETS = {"ddim": ("ddim-steps", "ddim-eta")}
+SCALES = ("demo", "lab", "paper")
+
+
+def problem_sets(name: str) -> list[str]:
+    """The problem sets that `name` stands for: itself, or all of them."""
+    if name == "all":
+        return list(PROBLEM_SETS)
+    if name not in PROBLEM_SETS:
+        raise DifflabError(f"problem set {name!r} is not known.{suggest(name, [*PROBLEM_SETS, 'all'])}")
+    return [name]
+
+
+def studies_of(problem_set: str, scale: str, changes: Mapping[str, Any] | None = None, count: int | None = None) -> list[Study]:
+    """The studies of a problem set at a scale, with top-level fields and the samples a cell replaced if asked to."""
+    if scale not in SCALES:
+        raise DifflabError(f"scale {scale!r} is not known.{suggest(scale, SCALES)}")
+    studies = [shipped_study(name, scale, changes) for name in PROBLEM_SETS[problem_set]]
+    if count is None:
+        return studies
+    return [study.model_copy(update={"base": study.base.model_copy(update={"count": count})}) for study in studies]
+
+
+def shipped_study(name: str, scale: str, changes: Mapping[str, Any] | None = None) -> Study:
+    """One shipped study at a scale."""
+    text = (_folder() / scale / f"{name}.yaml").read_text(encoding="utf-8")
+    return parse_study(text, f"{scale}/{name}.yaml", changes)
+
+
+def find_study(source: Path) -> Study:
+    """A study from a file, or a shipped one by name (at the demo scale) or by scale/name."""
+    if source.exists():
+        return read_study(source)
+    shipped = {f"{scale}/{name}": (name, scale) for scale in SCALES for names in PROBLEM_SETS.values() for name in names}
+    shipped |= {name: (name, "demo") for names in PROBLEM_SETS.values() for name in names}
+    if (key := source.as_posix().removesuffix(".yaml")) in shipped:
+        return shipped_study(*shipped[key])
+    raise DifflabError(f"{source}: no such study file, and no shipped study of that name.{suggest(key, shipped)}")
+
+
+def _folder() -> Any:
+    return resources.files("difflab.study") / "presets"

@@ -1,0 +1,126 @@
+"""Checkpoints of the official DDIM code: told apart by what they hold, and turned into a plain state dict.
+
+Two forms: the trainer's file, a list [model, optimizer, epoch, step, EMA] of which the last exists only if averaging
+was on; and a plain state dict, as the weights converted from TensorFlow come in. Our network has the official names, so
+nothing is renamed but the prefix `module.` of a DataParallel model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from difflab.errors import DifflabError
+
+State = dict[str, Tensor]
+
+_FOREIGN = {
+    "x_embedder.proj.weight": "a DiT",
+    "input_blocks.0.0.weight": "a guided-diffusion (ADM) U-Net",
+    "model.diffusion_model.input_blocks.0.0.weight": "a latent-diffusion model",
+    "denoise_fn.init_conv.weight": "a lucidrains video U-Net",
+    "init_conv.weight": "a lucidrains U-Net",
+}
+_PREFIX = "module."
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file tells of a model: weights by our names, arguments of the network, other fields of the card."""
+
+    state: State
+    network: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def read_official(value: Any, path: Path, ema: bool = True) -> Contents:
+    """The DDIM U-Net in `value`, which was read from `path`.
+
+    `ema`: whether averaged weights, where the file has them, replace the others: the official config's model.ema.
+    Raises DifflabError that says what the value is, if it is anything else.
+    """
+    if isinstance(value, list):
+        return _trainer(value, path, ema)
+    if is_state(value):
+        state = _unprefixed(value)
+        _check_family(state, path)
+        return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
+    raise DifflabError(f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net.")
+
+
+def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
+    if len(value) not in (4, 5) or not is_state(value[0]):
+        raise DifflabError(
+            f"{path}: a list of {len(value)} entries, but a trainer's file is [model, optimizer, epoch, step] "
+            "and, with averaging, the EMA weights; give such a file or a state dict."
+        )
+    state, weights = _unprefixed(value[0]), "raw"
+    _check_family(state, path)
+    if ema and len(value) == 5:
+        state, weights = _averaged(state, value[4], path), "ema"
+    source = f"an official trainer file of {len(value)} entries"
+    return Contents(
+        state, card={"weights": weights, "source": source, "training": {"epoch": value[2], "step": value[3]}}
+    )
+
+
+def _averaged(state: State, average: Any, path: Path) -> State:
+    if not is_state(average):
+        raise DifflabError(f"{path}: the fifth entry should hold the EMA weights, but is {_described(average)}.")
+    average = _unprefixed(average)
+    if odd := sorted(state.keys() ^ average.keys()):
+        where = "EMA" if odd[0] in state else "model"
+        raise DifflabError(
+            f"{path}: the weight {odd[0]} is missing from the {where} entry; the file is damaged or of another network."
+        )
+    return average
+
+
+def _unprefixed(state: Mapping[str, Tensor]) -> State:
+    if all(name.startswith(_PREFIX) for name in state):
+        return {name.removeprefix(_PREFIX): value for name, value in state.items()}
+    return dict(state)
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` maps names to tensors and to nothing else."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _check_family(state: State, path: Path) -> None:
+    if "conv_in.weight" in state and "temb.dense.0.weight" in state:
+        return
+    if what := _foreign(state):
+        raise DifflabError(
+            f"{path}: these are the weights of {what}, a family that is not supported yet; give a DDIM U-Net."
+        )
+    if any(name.startswith("down_blocks.") for name in state):
+        raise DifflabError(
+            f"{path}: these are weights of a diffusers U-Net; give the folder that holds them and config.json."
+        )
+    shown = ", ".join(list(state)[:3])
+    missing = next(name for name in ("conv_in.weight", "temb.dense.0.weight") if name not in state)
+    raise DifflabError(f"{path}: not a DDIM U-Net: {missing} is missing; its weights begin with {shown}.")
+
+
+def _foreign(state: Mapping[str, Any]) -> str | None:
+    return next((what for key, what in _FOREIGN.items() if key in state), None)
+
+
+def _described(value: Any) -> str:
+    """What a value that is no checkpoint of ours seems to be."""
+    if not isinstance(value, Mapping):
+        return f"an object of type {type(value).__name__}"
+    if {"model", "ema", "args"} <= value.keys():
+        return "a DiT trainer's file (model, ema, args), a family that is not supported yet"
+    if {"step", "model", "ema"} <= value.keys():
+        return "a lucidrains trainer's file (step, model, ema), a family that is not supported yet"
+    inner = next((v for v in value.values() if is_state(v)), None)
+    if inner is not None and (what := _foreign(_unprefixed(inner))):
+        return f"a file around the weights of {what}, a family that is not supported yet"
+    keys = ", ".join(map(str, list(value)[:5]))
+    return f"a dict with the keys {keys}" if keys else "an empty dict"

@@ -1,0 +1,53 @@
+"""From one format of checkpoints to another, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from difflab.errors import DifflabError, suggest
+from difflab.files import writing
+from difflab.zoo.adapters import State
+from difflab.zoo.card import Card
+from difflab.zoo.checkpoint import plain_tensors, save_checkpoint
+from difflab.zoo.diffusers_unet import write_diffusers
+from difflab.zoo.load import load
+
+Format = Literal["difflab", "diffusers", "official"]
+
+
+def convert(source: str | Path, dest: str | Path, to: Format, **told: Any) -> Path:
+    """Read `source` as `load` does and write it in another format.
+
+    Args:
+        source: whatever `load` takes.
+        dest: `difflab`: a .safetensors file, its card goes beside it; `diffusers`: a folder; `official`: a plain state
+            dict, which says nothing of its configuration.
+        to: the format.
+        told: `config`, `prediction`, `schedule` and `family` of `load`.
+
+    Returns `dest`. Raises DifflabError if the source cannot be read or the format cannot hold the model.
+    """
+    if to not in get_args(Format):
+        raise DifflabError(f"{to!r} is not a format to convert to.{suggest(to, get_args(Format))}")
+    model = load(source, **told)
+    card, state, dest = model.card, model.network.state_dict(), Path(dest)
+    if to == "difflab":
+        save_checkpoint(dest, card, state)
+    elif to == "diffusers":
+        write_diffusers(dest, card, state)
+    else:
+        _write_official(dest, card, state)
+    return dest
+
+
+def _write_official(dest: Path, card: Card, state: State) -> None:
+    if card.network.patch != 1 or card.prediction != "eps":
+        found = f"patch {card.network.patch} and predicts {card.prediction}"
+        raise DifflabError(
+            f"{card.name}: has {found}, but the official code knows patch 1 and eps only; convert it to difflab."
+        )
+    with writing(dest) as file:
+        torch.save(plain_tensors(state), file)

@@ -1,0 +1,171 @@
+"""From a name, a file or a folder to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difflab.core.prediction import Prediction
+from difflab.errors import DifflabError, suggest
+from difflab.zoo.adapters import Contents, State, read_official
+from difflab.zoo.card import Card
+from difflab.zoo.checkpoint import KEY, parse_card
+from difflab.zoo.diffusers_unet import read_diffusers
+from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
+from difflab.zoo.fetch import verify
+from difflab.zoo.infer import network_fields, official_match
+from difflab.zoo.model import Model, build_model
+from difflab.zoo.official import OfficialConfig, read_config
+from difflab.zoo.registry import Entry, find, known_names
+from difflab.zoo.safe import is_safetensors, read_safetensors, read_torch
+from difflab.zoo.validation import validated
+
+Config = str | Path | Mapping[str, Any] | UNet2DConfig | OfficialConfig
+ScheduleLike = str | Mapping[str, Any] | ScheduleConfig
+
+
+def load(
+    source: str | Path,
+    *,
+    family: FamilyName | None = None,
+    config: Config | None = None,
+    prediction: Prediction | None = None,
+    schedule: ScheduleLike | None = None,
+    device: str | torch.device = "cpu",
+) -> Model:
+    """A model from a name of the zoo, a checkpoint file, or a diffusers folder; nothing in it is executed.
+
+    What the file does not say can be told, what it says can be overridden.
+
+    Args:
+        source: a zoo name such as `lsun-church`; a difflab .safetensors; an official trainer file or state dict; a
+            folder of diffusers' UNet2DModel. A zoo name goes before a file of that name; for the file write `./name`.
+        family: a name in `FAMILIES`.
+        config: an official configuration by name, path or content; a `UNet2DConfig`; or single fields of one as a dict.
+        prediction: what the output is read as: eps, x0 or v.
+        schedule: a schedule by name, or fields of `ScheduleConfig`; those not given stay as they are.
+        device: where the network is to be.
+
+    Raises DifflabError, in one sentence, for everything that is wrong with the file or the settings.
+    """
+    place = _device(device)
+    card, state = read_model(source, family=family, config=config, prediction=prediction, schedule=schedule)
+    return build_model(card, state, place)
+
+
+def read_model(
+    source: str | Path,
+    *,
+    family: FamilyName | None = None,
+    config: Config | None = None,
+    prediction: Prediction | None = None,
+    schedule: ScheduleLike | None = None,
+) -> tuple[Card, State]:
+    """Card and weights of `source`, as `load` takes it, before a network is built."""
+    told = _told(config)
+    path, entry = _locate(source)
+    contents = _read(path, told)
+    fields: dict[str, Any] = {"name": entry.name if entry else path.resolve().stem, **contents.card}
+    if entry and entry.kind == "official":
+        fields |= {"weights": entry.weights, "source": f"the official file {entry.name}"}
+    fields |= _configured(contents, told, entry, str(path))
+    fields |= {key: value for key, value in (("family", family), ("prediction", prediction)) if value is not None}
+    if schedule is not None:
+        fields["schedule"] = _scheduled(fields.get("schedule", {}), schedule)
+    return validated(Card, fields, str(source)), contents.state
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What `config` says: complete fields of the card or single ones of the network, and whether averages are used."""
+
+    card: dict[str, Any] = field(default_factory=dict)
+    network: dict[str, Any] = field(default_factory=dict)
+    ema: bool = True
+
+
+def _told(config: Config | None) -> _Told:
+    if config is None:
+        return _Told()
+    if isinstance(config, UNet2DConfig):
+        return _Told({"network": config})
+    if isinstance(config, Mapping) and "model" not in config:
+        return _Told(network=_single_fields(config))
+    if isinstance(config, Mapping):
+        config = validated(OfficialConfig, config, "config")
+    official = config if isinstance(config, OfficialConfig) else read_config(config)
+    return _Told(official.card_fields(), ema=official.model.ema)
+
+
+def _single_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    for name, value in config.items():
+        if name not in UNet2DConfig.model_fields:
+            raise DifflabError(f"config: the field {name} is not known.{suggest(name, UNet2DConfig.model_fields)}")
+        if name in ("image_size", "patch") and (not isinstance(value, int) or value < 1):
+            raise DifflabError(f"config: {name} is {value!r}, but must be a positive number.")
+    return dict(config)
+
+
+def _locate(source: str | Path) -> tuple[Path, Entry | None]:
+    entry = find(source) if isinstance(source, str) else None
+    if entry and entry.kind != "features":
+        path = entry.require()
+        verify(entry, path)
+        return path, entry
+    if (path := Path(source)).exists():
+        return path, None
+    raise DifflabError(
+        f"{source}: no such file or folder, nor a model of that name.{suggest(str(source), known_names())}"
+    )
+
+
+def _read(path: Path, told: _Told) -> Contents:
+    if path.is_dir():
+        return read_diffusers(path, told.network)
+    if not is_safetensors(path):
+        return read_official(read_torch(path), path, told.ema)
+    state, metadata = read_safetensors(path)
+    if KEY not in metadata:
+        return read_official(state, path)
+    card = parse_card(metadata[KEY], path).model_dump()
+    return Contents(state, card.pop("network"), card)
+
+
+def _configured(contents: Contents, told: _Told, entry: Entry | None, where: str) -> dict[str, Any]:
+    """Fields of the card that follow from the configuration: told, in the file, of the zoo, or read off the shapes."""
+    if told.card:
+        return told.card
+    if contents.network:
+        return _with_network({}, {**contents.network, **told.network}, where)
+    if "image_size" in told.network:
+        return _with_network({}, network_fields(contents.state, told.network, where), where)
+    official = read_config(entry.config) if entry and entry.config else official_match(contents.state, where)[1]
+    fields = official.card_fields()
+    return _with_network(fields, {**fields["network"].model_dump(), **told.network}, where)
+
+
+def _with_network(fields: dict[str, Any], network: dict[str, Any], where: str) -> dict[str, Any]:
+    return {**fields, "network": validated(UNet2DConfig, network, f"{where}, its configuration")}
+
+
+def _scheduled(base: ScheduleConfig | dict[str, Any], told: ScheduleLike) -> ScheduleConfig:
+    if isinstance(told, ScheduleConfig):
+        return told
+    known = base.model_dump() if isinstance(base, ScheduleConfig) else base
+    return validated(ScheduleConfig, {**known, **({"name": told} if isinstance(told, str) else told)}, "schedule")
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (
+        RuntimeError,
+        AssertionError,
+    ) as error:  # what torch raises for names it does not know and for builds without it
+        raise DifflabError(
+            f"device {str(name)!r} cannot be used here; choose cpu, or see `difflab doctor` for what there is."
+        ) from error

@@ -1,0 +1,49 @@
+"""What pydantic finds wrong with a user's values, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from difflab.errors import DifflabError, suggest
+
+Validated = TypeVar("Validated", bound=BaseModel)
+
+
+def validated(model: type[Validated], values: Any, where: str) -> Validated:
+    """`values` as a `model`.
+
+    Raises DifflabError that begins with `where` and names the first wrong field, with the nearest name if unknown.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise DifflabError(f"{where}: {_first_problem(error, model)}") from error
+
+
+def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
+    problems = error.errors()
+    # A typo shows twice, as a missing field and as an unknown one; the unknown one is the one to name.
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
+    place = [str(part) for part in problem["loc"]]
+    name = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        return f"the field {name} is not known.{suggest(place[-1], _inner(model, place[:-1]).model_fields)}"
+    if problem["type"] == "missing":
+        return f"the field {name} is missing; add it."
+    said = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{name}: {said}." if name else f"{said}."
+    subject = f"the field {name}" if name else "it"
+    return f"{subject} is {problem['input']!r}: {said[0].lower()}{said[1:]}."
+
+
+def _inner(model: type[BaseModel], place: Sequence[str]) -> type[BaseModel]:
+    """The model of the group at `place`."""
+    for part in place:
+        annotation = model.model_fields[part].annotation
+        candidates = (annotation, *get_args(annotation))  # `Group` or `Group | None`
+        model = next(c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel))
+    return model

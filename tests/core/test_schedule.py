@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from difflab.core.schedule import BetaName, Spacing, betas, make_schedule, path, timestep_grid
+from difflab.errors import DifflabError
+
+# beta_k for k = 0 .. n - 1 between b0 and b1, as written in ermongroup/ddim's documentation of its schedules.
+CLOSED_FORMS: dict[str, Callable[[int, int, float, float], float]] = {
+    "linear": lambda k, n, b0, b1: b0 + (b1 - b0) * k / (n - 1),
+    "quad": lambda k, n, b0, b1: (math.sqrt(b0) + (math.sqrt(b1) - math.sqrt(b0)) * k / (n - 1)) ** 2,
+    "const": lambda k, n, b0, b1: b1,
+    "jsd": lambda k, n, b0, b1: 1 / (n - k),
+    "sigmoid": lambda k, n, b0, b1: b0 + (b1 - b0) / (1 + math.exp(6 - 12 * k / (n - 1))),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_FORMS)
+def test_betas_follow_their_closed_form(name):
+    expected = [CLOSED_FORMS[name](k, 50, 0.003, 0.04) for k in range(50)]
+    np.testing.assert_allclose(betas(name, 50, 0.003, 0.04), expected, rtol=1e-13)
+
+
+def test_cosine_alpha_bar_is_a_squared_cosine_until_the_clip():
+    def g(u: float) -> float:
+        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+
+    expected = [g((k + 1) / 1000) / g(0) for k in range(999)]
+    np.testing.assert_allclose(make_schedule("cosine").alpha_bar[:999], expected, rtol=1e-12)
+    assert betas("cosine")[-1] == 0.999, "the last variance would be 1 without the clip"
+
+
+def test_linear_alpha_bar_has_the_published_values():
+    bar = make_schedule("linear").alpha_bar
+    assert bar[0] == pytest.approx(0.9999, rel=1e-12)
+    assert bar[900] == pytest.approx(2.70244520e-4, rel=1e-6)
+    assert bar[999] == pytest.approx(4.03582977e-5, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", get_args(BetaName))
+def test_alpha_bar_falls_from_nearly_one(name):
+    bar = make_schedule(name).alpha_bar
+    assert np.all(np.diff(bar) < 0)
+    assert 0.97 < bar[0] < 1
+    assert bar[-1] >= 0
+
+
+def test_jsd_ends_in_pure_noise():
+    last = make_schedule("jsd").point(999)
+    assert (last.alpha, last.sigma) == (0.0, 1.0)
+
+
+def test_unknown_schedule_is_refused_with_the_nearest_name():
+    with pytest.raises(DifflabError, match="'cosin' is not known.*'cosine'"):
+        betas("cosin")
+
+
+def test_points_keep_the_total_variance():
+    schedule = make_schedule("cosine")
+    points = [schedule.point(t) for t in range(-1, 1000)]
+    np.testing.assert_allclose([p.alpha**2 + p.sigma**2 for p in points], 1.0, rtol=1e-15)
+    np.testing.assert_allclose([p.alpha**2 for p in points[1:]], schedule.alpha_bar, rtol=1e-14)
+
+
+def test_timestep_minus_one_is_clean_data():
+    assert make_schedule("linear").point(-1) == (-1.0, 1.0, 0.0)
+
+
+def test_a_batch_of_places_agrees_with_single_points():
+    schedule = make_schedule("linear")
+    t = torch.arange(1000)
+    places = schedule.at(t, ndim=4)
+    points = [schedule.point(k) for k in range(1000)]
+    assert places.alpha.shape == places.sigma.shape == (1000, 1, 1, 1)
+    assert torch.equal(places.t, t)
+    np.testing.assert_allclose(places.alpha.flatten(), [p.alpha for p in points], rtol=1e-7)
+    np.testing.assert_allclose(places.sigma.flatten(), [p.sigma for p in points], rtol=1e-7)
+
+
+def test_path_leads_from_noise_to_clean_data():
+    schedule = make_schedule("linear")
+    points = path(schedule, 10, "uniform")
+    assert [p.t for p in points] == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0, -1]
+    assert points == [schedule.point(int(p.t)) for p in points]
+
+
+@pytest.mark.parametrize("spacing", get_args(Spacing))
+@pytest.mark.parametrize("timesteps", [1, 2, 10, 97, 1000])
+def test_grids_have_exactly_as_many_different_timesteps_as_steps(spacing, timesteps):
+    for steps in range(1, timesteps + 1):
+        grid = timestep_grid(timesteps, steps, spacing)
+        assert len(grid) == steps, steps
+        assert np.all(np.diff(grid) > 0), steps
+        assert grid[0] >= 0, steps
+        assert grid[-1] < timesteps, steps
+        assert grid.dtype == np.int64
+
+
+@pytest.mark.parametrize("timesteps", [10, 96, 1000])
+def test_mended_uniform_grid_is_the_official_one_where_steps_divide(timesteps):
+    sound = [steps for steps in range(1, timesteps + 1) if timesteps % steps == 0]
+    for steps in sound:
+        official = timestep_grid(timesteps, steps, "uniform", official_grid=True)
+        np.testing.assert_array_equal(timestep_grid(timesteps, steps, "uniform"), official)
+
+
+def test_mended_quad_grid_is_the_official_one_where_nothing_repeats():
+    grids = {steps: timestep_grid(1000, steps, "quad", official_grid=True) for steps in range(1, 1001)}
+    sound = {steps: grid for steps, grid in grids.items() if len(set(grid)) == steps}
+    assert {1, 10, 20} <= sound.keys()
+    for steps, official in sound.items():
+        np.testing.assert_array_equal(timestep_grid(1000, steps, "quad"), official)
+
+
+@pytest.mark.parametrize("steps", [50, 100, 200, 999])
+def test_mended_quad_grid_moves_timesteps_up_no_further_than_needed(steps):
+    official = timestep_grid(1000, steps, "quad", official_grid=True)
+    expected: list[int] = []
+    for t in official:
+        expected.append(max(t, expected[-1] + 1 if expected else 0))
+    assert timestep_grid(1000, steps, "quad").tolist() == expected
+
+
+QUAD_10 = [0, 9, 39, 88, 158, 246, 355, 483, 632, 800]
+QUAD_20 = [0, 2, 8, 19, 35, 55, 79, 108, 141, 179, 221, 268, 319, 374, 434, 498, 567, 640, 718, 800]
+UNIFORM_7 = [0, 142, 284, 426, 568, 710, 852, 994]
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps", "expected"),
+    [
+        ("uniform", 10, list(range(0, 1000, 100))),
+        ("uniform", 7, UNIFORM_7),
+        ("quad", 10, QUAD_10),
+        ("quad", 20, QUAD_20),
+    ],
+)
+def test_official_grids_are_those_of_the_official_code(spacing, steps, expected):
+    assert timestep_grid(1000, steps, spacing, official_grid=True).tolist() == expected
+
+
+@pytest.mark.parametrize(("steps", "labels"), [(7, 8), (15, 16), (60, 63), (150, 167), (300, 334), (600, 1000)])
+def test_official_uniform_grid_is_too_long_where_steps_do_not_divide(steps, labels):
+    assert len(timestep_grid(1000, steps, "uniform", official_grid=True)) == labels
+
+
+@pytest.mark.parametrize(("steps", "labels"), [(50, 49), (100, 96), (200, 187), (1000, 688)])
+def test_official_quad_grid_repeats_itself(steps, labels):
+    grid = timestep_grid(1000, steps, "quad", official_grid=True)
+    assert len(grid) == steps
+    assert len(set(grid)) == labels
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_other_grids_equal_those_of_diffusers(spacing):
+    scheduler = pytest.importorskip("diffusers").DDIMScheduler(timestep_spacing=spacing, steps_offset=0)
+    for steps in (1, 2, 7, 10, 50, 333, 1000):
+        scheduler.set_timesteps(steps)
+        theirs = scheduler.timesteps.numpy()[:steps]  # their trailing grid can gain a timestep below zero by rounding
+        np.testing.assert_array_equal(timestep_grid(1000, steps, spacing)[::-1], theirs)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001])
+def test_impossible_number_of_steps_is_refused(steps):
+    with pytest.raises(DifflabError, match=f"steps is {steps}, but must lie between 1 and .* 1000"):
+        timestep_grid(1000, steps)
+
+
+def test_unknown_spacing_is_refused_with_the_nearest_name():
+    with pytest.raises(DifflabError, match="'trailling' is not known.*'trailing'"):
+        timestep_grid(1000, 10, "trailling")
+
+
+def test_spacing_without_official_form_is_refused():
+    with pytest.raises(DifflabError, match="'trailing' has no official grid"):
+        timestep_grid(1000, 10, "trailing", official_grid=True)

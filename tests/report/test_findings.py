@@ -1,0 +1,200 @@
+"""The sentences, on results whose numbers are chosen so that the right sentence is known."""
+
+import re
+
+import pytest
+
+from difflab.report.curves import compare, curves
+from difflab.report.findings import contrast, findings, headline, knee, linear_fit, timing, trend
+
+
+def said(sentences):
+    return " ".join([sentences] if isinstance(sentences, str) else sentences).replace("\u00a0", " ")
+
+
+def line(result, along="steps"):
+    return curves([row for row in result.rows if not row.error], along)[0]
+
+
+def test_monotone_gain_is_told_with_both_ends_and_the_paired_difference(steps_result):
+    result = steps_result(20.0, 10.0, 5.0, paired=0.5)
+    text = said(trend(result, "fid", line(result)))
+    assert text.startswith("From 10 steps to 50 steps FD falls from 20.00 [19.90, 20.10] to 5.00 [4.90, 5.10]")
+    assert "paired difference −15.0 [−15.5, −14.5]" in text
+    assert "Both pairs of neighbours differ" in text
+
+
+def test_worsening_is_said_to_rise(steps_result):
+    result = steps_result(5.0, 6.0, 8.0)
+    assert " rises " in trend(result, "fid", line(result))
+
+
+def test_flat_curve_claims_no_change(steps_result):
+    result = steps_result(5.0, 5.1, 4.95, half=0.5)
+    text = said(trend(result, "fid", line(result)))
+    assert "does not change clearly" in text
+    assert "intervals overlap" in text
+    assert not re.search("falls|rises|improves", text)
+
+
+def test_paired_interval_decides_where_the_scores_own_intervals_overlap(steps_result):
+    result = steps_result(5.0, 4.5, half=1.0, paired=0.1)
+    assert " falls " in trend(result, "fid", line(result))
+    unpaired = steps_result(5.0, 4.5, half=1.0)
+    assert "does not change clearly" in trend(unpaired, "fid", line(unpaired))
+
+
+def test_clear_changes_both_ways_are_not_called_a_trend(steps_result):
+    result = steps_result(10.0, 5.0, 12.0)
+    text = said(trend(result, "fid", line(result)))
+    assert "does not move one way" in text
+    assert "best at 20 steps, 5.0" in text
+
+
+def test_neighbours_within_their_error_bars_are_named(steps_result):
+    result = steps_result(20.0, 10.0, 9.95)
+    text = said(trend(result, "fid", line(result)))
+    assert "Neighbours that cannot be told apart: 20 and 50." in text
+
+
+def test_one_cell_makes_no_trend(steps_result):
+    result = steps_result(7.0)
+    assert said(findings(result)) == "Only 10 steps has a score: FD is 7.00 [6.90, 7.10]."
+
+
+@pytest.mark.parametrize(
+    ("values", "half", "at", "hidden"),
+    [
+        ((20.0, 10.0, 9.9, 9.95), 0.3, 20, True),
+        ((20.0, 10.0, 9.5, 9.3), 0.01, 20, False),
+        ((5.0, 5.0, 5.0, 5.0), 0.5, 10, True),
+        ((20.0, 10.0, 5.0, 2.5), 0.1, None, None),
+        ((20.0, 10.0, 9.9, 5.0), 0.1, None, None),
+    ],
+)
+def test_knee_is_the_first_setting_after_which_nothing_clear_and_large_is_gained(
+    steps_result, values, half, at, hidden
+):
+    result = steps_result(*values, half=half)
+    found = knee(result, "fid", line(result))
+    assert (found.row.settings.steps if found else None) == at
+    assert (found.hidden if found else None) == hidden
+
+
+def test_small_clear_gain_beyond_the_knee_is_quantified(steps_result):
+    assert "The knee is at 20 steps: going further improves by 7.0 % at most." in said(
+        findings(steps_result(20.0, 10.0, 9.5, 9.3, half=0.01))
+    )
+
+
+def test_two_settings_have_no_knee(steps_result):
+    assert "knee" not in said(findings(steps_result(10.0, 5.0)))
+
+
+def test_best_cell_names_those_that_cannot_be_told_from_it(steps_result):
+    assert "at 100 steps; 50 steps cannot be told from it" in said(findings(steps_result(20.0, 10.0, 5.1, 5.0)))
+    assert "every other setting is clearly worse" in said(findings(steps_result(20.0, 10.0, 5.0)))
+    assert "no other setting can be told from it" in said(findings(steps_result(5.0, 5.1, 5.05)))
+
+
+def test_best_share_of_valid_samples_is_the_highest(steps_result):
+    text = said(findings(steps_result(0.5, 0.9, 0.95, metric="valid", half=0.01)))
+    assert "The best share of valid samples is 95.0 %" in text
+    assert "rises from 50.0 %" in text
+
+
+def test_failed_cell_is_counted_and_not_compared(steps_result):
+    text = said(findings(steps_result(20.0, None, 5.0)))
+    assert "1 of 3 cells failed and is missing from the figures: 20 steps." in text
+    assert "From 10 steps to 50 steps FD falls" in text
+
+
+def test_study_without_a_single_score_finds_only_its_failures(steps_result):
+    assert said(findings(steps_result(None, None))).startswith("2 of 2 cells failed")
+
+
+def eta_result(make_result, few, many, **options):
+    values = {(eta, 10): v for eta, v in zip((0.0, 1.0), few, strict=True)}
+    values |= {(eta, 100): v for eta, v in zip((0.0, 1.0), many, strict=True)}
+    return make_result({"eta": [0.0, 1.0], "steps": [10, 100]}, values, **options)
+
+
+def test_effect_of_eta_is_compared_between_few_and_many_steps(make_result):
+    text = said(contrast(eta_result(make_result, (13.0, 41.0), (4.0, 6.0), paired=0.1), "fid"))
+    assert "Going from eta 0 to eta 1 worsens FD by 28.00 [27.90, 28.10] at 10 steps" in text
+    assert "by 2.00 [1.90, 2.10] at 100 steps" in text
+    assert "The effect is 14 times as large at 10 steps." in text
+
+
+def test_effect_within_its_error_bars_is_not_claimed(make_result):
+    text = said(contrast(eta_result(make_result, (13.0, 41.0), (4.0, 4.05), paired=0.1), "fid"))
+    assert "worsens FD by 28.0" in text
+    assert (
+        "does not change it clearly (the paired difference’s 95 % interval [−0.05, 0.15] contains zero) at 100 steps"
+        in text
+    )
+    assert "times as large" not in text
+
+
+def test_ratio_of_effects_needs_paired_intervals_that_are_apart(make_result):
+    assert "times as large" not in contrast(eta_result(make_result, (13.0, 41.0), (4.0, 6.0)), "fid")
+    assert "times as large" not in contrast(eta_result(make_result, (13.0, 16.0), (4.0, 6.0), paired=0.9), "fid")
+
+
+def test_contrast_needs_two_axes_of_numbers(make_result, steps_result):
+    assert contrast(steps_result(3.0, 2.0), "fid") is None
+    samplers = make_result(
+        {"sampler": ["ddim", "ddpm"], "steps": [10, 20]},
+        {("ddim", 10): 1.0, ("ddim", 20): 1.0, ("ddpm", 10): 1.0, ("ddpm", 20): 1.0},
+    )
+    assert contrast(samplers, "fid") is None
+
+
+def test_named_settings_are_listed_without_an_order(make_result):
+    result = make_result({"sampler": ["ddim", "ddpm"]}, {("ddim",): 3.0, ("ddpm",): 9.0})
+    assert "they differ by more than their error bars" in trend(result, "fid", line(result, "sampler"))
+
+
+def test_fit_recovers_the_line_that_made_the_times(steps_result):
+    result = steps_result(4.0, 3.0, 2.0, 1.0, seconds=lambda s: s.count * (0.002 * s.steps + 0.01))
+    fit = linear_fit(result)
+    assert (fit.slope, fit.intercept, fit.r2) == pytest.approx((0.002, 0.01, 1.0))
+    assert "linear in the number of steps: 2.0 ms per step" in said(timing(result))
+
+
+def test_curved_times_are_not_called_linear(steps_result):
+    text = said(timing(steps_result(4.0, 3.0, 2.0, 1.0, seconds=lambda s: 1.0 / s.steps)))
+    assert "linear" not in text
+    assert "does not describe these sampling times well" in text
+
+
+def test_two_step_counts_are_too_few_for_a_line(steps_result):
+    assert linear_fit(steps_result(2.0, 1.0, seconds=lambda s: s.steps)) is None
+
+
+@pytest.mark.parametrize(
+    ("slower", "words"),
+    [(1.04, "4.0 % longer than the fastest: time hardly depends on eta"), (1.5, "do not rule out that eta matters")],
+)
+def test_dependence_of_time_on_eta_is_judged_at_equal_steps(make_result, slower, words):
+    cells = {(eta, steps): 1.0 for eta in (0.0, 1.0) for steps in (10, 20, 50)}
+    result = make_result(
+        {"eta": [0.0, 1.0], "steps": [10, 20, 50]}, cells, seconds=lambda s: s.steps * (slower if s.eta else 1.0)
+    )
+    assert words in said(timing(result))
+
+
+def test_headline_has_a_sentence_of_each_study(make_result, steps_result):
+    text = said(
+        headline([steps_result(20.0, 10.0, 5.0), eta_result(make_result, (13.0, 41.0), (4.0, 6.0), paired=0.1)])
+    )
+    assert "FD falls from 20.0" in text
+    assert "worsens FD by 28.00 at 10 steps and by 2.00 at 100 steps" in text
+
+
+def test_comparison_reads_a_stored_difference_in_either_direction(steps_result):
+    result = steps_result(9.0, 5.0, paired=0.5)
+    first, last = result.rows
+    there, back = compare(result, "fid", first, last), compare(result, "fid", last, first)
+    assert (there.change, there.low, there.high, there.better) == (-4.0, -4.5, -3.5, True)
+    assert (back.change, back.low, back.high, back.better) == (4.0, 3.5, 4.5, False)
