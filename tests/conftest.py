@@ -11,5 +11,7 @@ HERE = Path(__file__).parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--golden", default=str(HERE / "golden"), help="folder with golden cases; the small copies in tests/golden by default"
+        "--golden",
+        default=str(HERE / "golden"),
+        help="folder with golden cases; the small copies in tests/golden by default",
     )

@@ -54,10 +54,12 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DifflabError(
-                f"{path}: the disk is full; nothing was left half-written. Free some space and run the same command again."
+                f"{path}: the disk is full, and nothing was left half-written; free some space and run this again."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise DifflabError(f"{path}: no permission to write here. Choose another folder or change its rights.") from error
+            raise DifflabError(
+                f"{path}: no permission to write here. Choose another folder or change its rights."
+            ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise DifflabError(f"{path}: a file stands where a folder is needed, or the other way round.") from error
         raise

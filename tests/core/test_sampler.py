@@ -45,7 +45,7 @@ def affine(sampler: Sampler, denoise, now: Point, nxt: Point, noise: bool = True
 
 def law_at_the_end(sampler: Sampler, points: list[Point]) -> tuple[float, float]:
     """Mean and variance after all steps, from the exact law at the first point."""
-    mean, variance = points[0].alpha * MEAN, points[0].alpha**2 * VARIANCE + points[0].sigma**2
+    mean, variance = points[0].alpha * MEAN, points[0].alpha ** 2 * VARIANCE + points[0].sigma ** 2
     for now, nxt in pairwise(points):
         a, b, s = affine(sampler, DENOISE, now, nxt)
         mean, variance = a * mean + b, a**2 * variance + s**2
@@ -83,12 +83,16 @@ def test_ancestral_step_draws_from_the_posterior(now, nxt):
 @NAMED_PAIRS
 def test_ddim_with_eta_one_is_the_ancestral_sampler(now, nxt):
     known = x0_known(0.3, now)
-    np.testing.assert_allclose(affine(DDIM(1.0), known, now, nxt), affine(Ancestral("small"), known, now, nxt), atol=1e-14)
+    np.testing.assert_allclose(
+        affine(DDIM(1.0), known, now, nxt), affine(Ancestral("small"), known, now, nxt), atol=1e-14
+    )
 
 
 def test_ddim_with_eta_one_has_the_posterior_variance_to_the_last_bit():
     for now, nxt in pairwise(path(SCHEDULE, 50)):
-        s = np.array([affine(sampler, x0_known(1.0, now), now, nxt)[2] ** 2 for sampler in (DDIM(1.0), Ancestral("small"))])
+        s = np.array(
+            [affine(sampler, x0_known(1.0, now), now, nxt)[2] ** 2 for sampler in (DDIM(1.0), Ancestral("small"))]
+        )
         assert abs(s[0] - s[1]) <= 2.3e-16
 
 
@@ -111,7 +115,7 @@ def test_etas_noise_is_proportional_to_eta(now, nxt):
 
 @NAMED_PAIRS
 def test_a_circulating_misprint_of_sigma_exceeds_the_variance_there_is(now, nxt):
-    """sqrt((1 - a_s) / (1 - a_t)) sqrt((1 - a_t) / a_s) at eta 1, against eq. 16's sqrt(1 - a_t / a_s) as last factor."""
+    """sqrt((1 - a_s) / (1 - a_t)) sqrt((1 - a_t) / a_s) at eta 1; the last factor of eq. 16 is sqrt(1 - a_t / a_s)."""
     available = nxt.sigma**2
     misprint = (nxt.sigma / now.sigma * now.sigma / nxt.alpha) ** 2
     assert affine(DDIM(1.0), DENOISE, now, nxt)[2] ** 2 <= available
@@ -184,14 +188,18 @@ def test_ddim_agrees_with_diffusers(kind, eta):
     x = start
     for t, z in zip(theirs.timesteps, noise, strict=True):
         x = theirs.step(network(x, t.float().expand(2)), t, x, eta=eta, variance_noise=z).prev_sample
-    ours = final(trajectory(Denoiser(network, kind), DDIM(eta), path(SCHEDULE, 10, "leading"), GivenNoise(start, noise)))
+    ours = final(
+        trajectory(Denoiser(network, kind), DDIM(eta), path(SCHEDULE, 10, "leading"), GivenNoise(start, noise))
+    )
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
 
 
 # --- the whole way
 
 
-@pytest.mark.parametrize("sampler", [m.build(0.0, "small") for m in SAMPLERS.values() if m.build(0.0, "small").order], ids=repr)
+@pytest.mark.parametrize(
+    "sampler", [m.build(0.0, "small") for m in SAMPLERS.values() if m.build(0.0, "small").order], ids=repr
+)
 def test_samplers_converge_at_their_declared_order(sampler):
     """log2 of the error at the end of the probability flow falls by `order` when the number of steps doubles."""
     x = torch.tensor([[-1.3], [0.4], [2.0]], dtype=torch.float64)
@@ -284,12 +292,12 @@ def test_a_trajectory_without_steps_has_no_end():
 
 @pytest.mark.parametrize("eta", [-0.1, 1.0001, math.nan])
 def test_eta_outside_zero_to_one_is_refused(eta):
-    with pytest.raises(DifflabError, match="eta is .* between 0 .* and 1"):
+    with pytest.raises(DifflabError, match=r"eta is .* between 0 .* and 1"):
         DDIM(eta)
 
 
 def test_unknown_sampler_is_refused_with_the_nearest_name():
-    with pytest.raises(DifflabError, match="'dimm' is not known.*'ddim'"):
+    with pytest.raises(DifflabError, match=r"'dimm' is not known.*'ddim'"):
         method("dimm")
 
 

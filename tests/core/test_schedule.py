@@ -57,7 +57,7 @@ def test_jsd_ends_in_pure_noise():
 
 
 def test_unknown_schedule_is_refused_with_the_nearest_name():
-    with pytest.raises(DifflabError, match="'cosin' is not known.*'cosine'"):
+    with pytest.raises(DifflabError, match=r"'cosin' is not known.*'cosine'"):
         betas("cosin")
 
 
@@ -173,7 +173,7 @@ def test_impossible_number_of_steps_is_refused(steps):
 
 
 def test_unknown_spacing_is_refused_with_the_nearest_name():
-    with pytest.raises(DifflabError, match="'trailling' is not known.*'trailing'"):
+    with pytest.raises(DifflabError, match=r"'trailling' is not known.*'trailing'"):
         timestep_grid(1000, 10, "trailling")
 
 

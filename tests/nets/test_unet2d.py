@@ -89,7 +89,11 @@ def test_other_shapes_are_refused(shape):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"ch": 48}, "ch is 48.*multiple of 32"), ({"image_size": 9}, "9 cannot be halved 1"), ({"patch": 3}, "patches of 3")],
+    [
+        ({"ch": 48}, "ch is 48.*multiple of 32"),
+        ({"image_size": 9}, "9 cannot be halved 1"),
+        ({"patch": 3}, "patches of 3"),
+    ],
 )
 def test_impossible_networks_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):

@@ -48,7 +48,7 @@ def test_a_file_can_be_converted_onto_itself(source, card):
     assert load(source).card == card.model_copy(update={"prediction": "v"})
 
 
-@pytest.mark.parametrize(("changes", "told"), [({"patch": 2}, {}), ({}, {"prediction": "v"})])
+@pytest.mark.parametrize(("changes", "told"), [({"patch": 2}, {}), ({"groups": 8}, {}), ({}, {"prediction": "v"})])
 def test_what_the_official_code_cannot_run_is_not_written(tmp_path, network, random_state, changes, told):
     network = UNet2DConfig(**{**network.model_dump(), **changes})
     save_checkpoint(tmp_path / "a.safetensors", Card(name="a", network=network), random_state(network))

@@ -224,6 +224,7 @@ def test_a_config_that_is_not_json_is_called_that(folder):
     ("changes", "words"),
     [
         ({"patch": 2}, "patch 2"),
+        ({"groups": 8}, "groups 8"),
         ({"resamp_with_conv": False}, "resamp_with_conv"),
         ({"ch_mult": (2, 2)}, "begins with 2"),
     ],

@@ -12,7 +12,7 @@ def main() -> None:
     from difflab.cli.app import app
     from difflab.errors import DifflabError
 
-    warnings.showwarning = _show_warning
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
         app()
     except DifflabError as error:

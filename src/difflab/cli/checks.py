@@ -8,7 +8,18 @@ from importlib import metadata
 
 import typer
 
-_LIBRARIES = ("torch", "numpy", "scipy", "pillow", "av", "lmdb", "safetensors", "accelerate", "tensorboard", "diffusers")
+_LIBRARIES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pillow",
+    "av",
+    "lmdb",
+    "safetensors",
+    "accelerate",
+    "tensorboard",
+    "diffusers",
+)
 
 
 def doctor() -> None:

@@ -45,10 +45,10 @@ def show(
 
     dataset = open_data(source, split=split, size=size)
     print(dataset.description)
-    kept, count, skipped, shape = None, 0, 0, ()
+    kept, count, skipped, shape = None, 0, 0, (0, 0)
     for batch in batches(dataset, 64, workers=2, skip_broken=skip_broken):
         kept = batch.x if kept is None else kept
-        count, skipped, shape = count + len(batch.x), batch.skipped, batch.x.shape[1:]
+        count, skipped, shape = count + len(batch.x), batch.skipped, batch.x.shape[1:3]
     print(f"{count} pictures of {shape[1]}x{shape[0]}" + (f", {skipped} broken ones passed over" if skipped else ""))
     if dataset.classes:
         shown = ", ".join(dataset.classes[:12]) + (", .." if len(dataset.classes) > 12 else "")

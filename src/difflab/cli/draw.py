@@ -35,7 +35,7 @@ def sample(
     from difflab.zoo.load import load
     from difflab.zoo.model import Draw, sample_batches
 
-    loaded = load(model, config=config, prediction=prediction, device=pick_device(device))
+    loaded = load(model, config=config, prediction=prediction, device=pick_device(device))  # type: ignore[arg-type]
     print(loaded.card.summary())
     draw = Draw(sampler, steps, eta, spacing, official_grid, clip)  # type: ignore[arg-type]
     batches = sample_batches(loaded, draw, seed, range(n), batch)

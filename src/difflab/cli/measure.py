@@ -46,4 +46,6 @@ def stats(
 
     made = compute(data, out, features=features, split=split, size=size, skip_broken=skip_broken)
     skipped = (made.passport or {}).get("skipped", 0)
-    print(f"{out}: {len(made.mu)} features of {made.n} pictures{f', {skipped} broken ones passed over' if skipped else ''}")
+    print(
+        f"{out}: {len(made.mu)} features of {made.n} pictures{f', {skipped} broken ones passed over' if skipped else ''}"
+    )

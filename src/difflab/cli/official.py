@@ -18,7 +18,12 @@ if TYPE_CHECKING:
     from difflab.zoo.official import OfficialConfig
 
 _SAMPLERS = {"generalized": "ddim", "ddpm_noisy": "ddpm-noisy"}
-_PRETRAINED = {"CIFAR10": "ema_cifar10", "church_outdoor": "ema_lsun_church", "bedroom": "ema_lsun_bedroom", "cat": "ema_lsun_cat"}
+_PRETRAINED = {
+    "CIFAR10": "ema_cifar10",
+    "church_outdoor": "ema_lsun_church",
+    "bedroom": "ema_lsun_bedroom",
+    "cat": "ema_lsun_cat",
+}
 _DATA = {"CIFAR10": "cifar10", "CELEBA": "celeba", "church_outdoor": "lsun-church", "bedroom": "lsun-bedroom"}
 SEQUENCES = 8  # latents of --sequence
 SHARES = [k / 10 for k in range(11)]  # of --interpolation
@@ -59,13 +64,17 @@ def ddim(
         raise DifflabError(f"--skip_type is {skip_type!r}, but must be uniform or quad.")
     modes = [name for name, on in (("fid", fid), ("interpolation", interpolation), ("sequence", sequence)) if on]
     if len(modes) != 1:
-        raise DifflabError(f"{len(modes)} of --fid, --interpolation and --sequence were given, but --sample needs exactly one.")
+        raise DifflabError(
+            f"{len(modes)} of --fid, --interpolation and --sequence were given, but --sample needs exactly one."
+        )
     model = _model(settings, config, exp / "logs" / doc, use_pretrained, pick_device(device))
     print(model.card.summary())
     folder = exp / "image_samples" / image_folder
     _agree(folder, ni, fid)
     draw = _draw(model, sample_type, skip_type, timesteps, eta)
-    {"fid": _fid, "interpolation": _interpolation, "sequence": _sequence}[modes[0]](model, draw, seed, folder, count, batch)
+    {"fid": _fid, "interpolation": _interpolation, "sequence": _sequence}[modes[0]](
+        model, draw, seed, folder, count, batch
+    )
 
 
 def _draw(model: Model, sample_type: str, skip_type: str, timesteps: int, eta: float) -> Draw:
@@ -86,12 +95,16 @@ def _model(settings: OfficialConfig, config: str, logs: Path, use_pretrained: bo
     if use_pretrained:
         name = _PRETRAINED.get(settings.data.category or "", _PRETRAINED.get(settings.data.dataset))
         if name is None:
-            raise DifflabError(f"{config}: there is no released model for {settings.data.dataset}; give --doc with a checkpoint.")
+            raise DifflabError(
+                f"{config}: there is no released model for {settings.data.dataset}; give --doc with a checkpoint."
+            )
         return load(name, config=settings, device=device)
     number = settings.sampling.ckpt_id if settings.sampling else None
     path = logs / (f"ckpt_{number}.pth" if number is not None else "ckpt.pth")
     if not path.exists():
-        raise DifflabError(f"{path}: there is no checkpoint; put the official trainer's file there, or give --use_pretrained.")
+        raise DifflabError(
+            f"{path}: there is no checkpoint; put the official trainer's file there, or give --use_pretrained."
+        )
     return load(path, config=settings, device=device)
 
 
@@ -162,10 +175,14 @@ def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool) -> No
     from difflab.train.run import train
 
     if settings.training is None or settings.optim is None:
-        raise DifflabError("the config has no groups training and optim, which a training needs; add --sample to sample.")
+        raise DifflabError(
+            "the config has no groups training and optim, which a training needs; add --sample to sample."
+        )
     source = _DATA.get(settings.data.category or "", _DATA.get(settings.data.dataset))
     if source is None:
-        raise DifflabError(f"the config's data set {settings.data.dataset!r} is not known; train with a recipe instead.")
+        raise DifflabError(
+            f"the config's data set {settings.data.dataset!r} is not known; train with a recipe instead."
+        )
     optim, card = settings.optim, settings.card_fields()
     recipe = DiffusionRecipe(
         name=doc or source,

@@ -20,7 +20,9 @@ EngineName = Annotated[str, typer.Option("--engine", help="Who runs the cells: l
 
 
 @app.command("run")
-def run(file: StudyFile, out: Out = None, batch: Batch = 64, device: Device = None, engine: EngineName = "local") -> None:
+def run(
+    file: StudyFile, out: Out = None, batch: Batch = 64, device: Device = None, engine: EngineName = "local"
+) -> None:
     """Run a study, or go on with one that was stopped, and write its report."""
     from difflab.report.page import build_report
     from difflab.study.presets import find_study
@@ -60,9 +62,13 @@ def explain(file: StudyFile) -> None:
     from difflab.study.presets import find_study
 
     study = find_study(file)
-    print(f"{study.name}: {study.question}\nmodel {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}")
+    print(
+        f"{study.name}: {study.question}\nmodel {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}"
+    )
     cells = study.cells()
-    _table([*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{c.steps * c.count:,}"] for c in cells])
+    _table(
+        [*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{c.steps * c.count:,}"] for c in cells]
+    )
     print(f"{len(cells)} cells, {sum(c.steps * c.count for c in cells):,} network calls in all")
 
 
@@ -98,7 +104,15 @@ def reproduce(
         for study in studies:
             with _watching(study) as watch:
                 results.append(
-                    run_study(study, folder / study.name, store=store, batch=batch, device=chosen, engine_name=engine, watch=watch)
+                    run_study(
+                        study,
+                        folder / study.name,
+                        store=store,
+                        batch=batch,
+                        device=chosen,
+                        engine_name=engine,
+                        watch=watch,
+                    )
                 )
         pages.append((build_report(results, folder / "report", problem_set=name), results))
     for page, results in pages:
@@ -134,7 +148,7 @@ class _watching:
         task = self.bar.add_task(self.study.name, total=len(cells))
         # A cell costs steps x samples; the bar counts cells, but moves by cost.
         cost = {c: c.steps * c.count for c in cells}
-        total, before = sum(cost.values()), {c: 0 for c in cells}
+        total, before = sum(cost.values()), dict.fromkeys(cells, 0)
 
         def watch(progress: Any) -> None:
             before[progress.settings] = progress.done * progress.settings.steps
@@ -149,7 +163,10 @@ class _watching:
 def _print_table(result: Result) -> None:
     rows = []
     for row in result.rows:
-        scores = [f"{s.value:.4g} [{s.low:.4g}, {s.high:.4g}]" if (s := row.scores.get(m)) else "failed" for m in result.metric_names]
+        scores = [
+            f"{s.value:.4g} [{s.low:.4g}, {s.high:.4g}]" if (s := row.scores.get(m)) else "failed"
+            for m in result.metric_names
+        ]
         rows.append([*map(str, row.varied.values()), *scores, f"{row.seconds:.1f}"])
     _table([*result.study.axes, *result.metric_names.values(), "seconds"], rows)
 

@@ -32,8 +32,9 @@ def train(
 
         def watch(progress: object) -> None:
             step, loss = progress.step, progress.loss  # type: ignore[attr-defined]
-            shown = {"loss": f"loss {float(loss):.4g}"} if step % parsed.log_every == 0 else {}
-            bar.update(task, completed=step, **shown)
+            bar.update(task, completed=step)
+            if step % parsed.log_every == 0:
+                bar.update(task, loss=f"loss {float(loss):.4g}")
 
         path = run(parsed, folder, resume=resume, watch=watch)
     print(f"{parsed.name}: {path}")

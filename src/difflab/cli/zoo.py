@@ -8,7 +8,9 @@ import typer
 
 from difflab.cli.options import Config
 
-app = typer.Typer(help="The models and feature networks that have a name: list, fetch, show.", invoke_without_command=True)
+app = typer.Typer(
+    help="The models and feature networks that have a name: list, fetch, show.", invoke_without_command=True
+)
 
 
 @app.callback()
@@ -42,7 +44,9 @@ def fetch(names: Annotated[list[str], typer.Argument(help="Names from `difflab m
 
 
 @app.command()
-def show(model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")], config: Config = None) -> None:
+def show(
+    model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")], config: Config = None
+) -> None:
     """What a model is taken for: its card and the hash of its weights."""
     from difflab.zoo.load import load
 

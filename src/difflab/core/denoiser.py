@@ -12,7 +12,9 @@ from torch import Tensor
 from difflab.core.prediction import Prediction, to_eps, to_x0
 from difflab.core.schedule import Point
 
-Network = Callable[[Tensor, Tensor], Tensor]  # (x (B, ..), t (B,) float32) -> output (B, ..); conditioning is bound already
+Network = Callable[
+    [Tensor, Tensor], Tensor
+]  # (x (B, ..), t (B,) float32) -> output (B, ..); conditioning is bound already
 
 
 class Estimate(NamedTuple):

@@ -26,7 +26,7 @@ class Guided:
         condition: (B, ..) what is asked for.
         null: (B, ..) the empty condition.
         scale: guidance scale; 1 is off, 0 ignores the condition.
-        channels: output channels that are guided; the others stay conditional. Official DiT guides the first three only.
+        channels: output channels that are guided; the others stay conditional. Official DiT guides the first three.
     """
 
     network: ConditionalNetwork

@@ -23,7 +23,7 @@ def diffusion_loss(
     prediction: Prediction,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    """Squared error, averaged over the batch; over the other dimensions it is averaged or, as ermongroup/ddim does, summed.
+    """Squared error, averaged over the batch; over other dimensions averaged or, as ermongroup/ddim does, summed.
 
     Args:
         network: (x (B, ..), t (B,)) -> output of the shape of x.

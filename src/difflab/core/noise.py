@@ -59,7 +59,9 @@ class GivenNoise:
         if k == 0:
             return self.start
         if k > len(self.steps):
-            raise DifflabError(f"noise: step {k} draws noise, but only {len(self.steps)} arrays were given; give one a step.")
+            raise DifflabError(
+                f"noise: step {k} draws noise, but only {len(self.steps)} arrays were given; give one a step."
+            )
         return self.steps[k - 1]
 
 

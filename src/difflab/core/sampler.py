@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
@@ -73,8 +74,8 @@ class DDIM:
 class Ancestral:
     """Ho, Jain and Abbeel (2020), Algorithm 2: a draw from the posterior q(x_s | x_t, x0), on any grid.
 
-    variance `small` is the posterior's own, `large` is beta = 1 - alpha_t^2 / alpha_s^2, `learned` lies between the two in
-    log space where the network says (Nichol and Dhariwal 2021, eq. 15).
+    variance `small` is the posterior's own, `large` is beta = 1 - alpha_t^2 / alpha_s^2, `learned` lies between the two
+    in log space where the network says (Nichol and Dhariwal 2021, eq. 15).
     """
 
     order: ClassVar[int] = 0
@@ -95,7 +96,9 @@ class Ancestral:
         small, large = posterior_variance(now, nxt), beta(now, nxt)
         if self.variance == "learned":
             if estimate.variance_share is None:
-                raise DifflabError("variance 'learned' was asked for, but this model has no variance output: choose small or large.")
+                raise DifflabError(
+                    "variance 'learned' was asked for, but this model has no variance output: choose small or large."
+                )
             if small == 0.0:
                 return 0.0
             share = estimate.variance_share
@@ -144,11 +147,11 @@ def method(name: str) -> Method:
 def trajectory(denoise: Denoise, sampler: Sampler, points: Sequence[Point], noise: Noise) -> Iterator[Step]:
     """Walk from pure noise to data along `points` (steps + 1, the last one clean), yielding after every step.
 
-    Memory does not grow with the number of steps: only the latest state is held. Draw 0 of `noise` is the start; step k,
-    counted from 1, uses draw k if the sampler is stochastic. The step that lands on clean data adds no noise.
+    Memory does not grow with the number of steps: only the latest state is held. Draw 0 of `noise` is the start; step
+    k, counted from 1, uses draw k if the sampler is stochastic. The step that lands on clean data adds no noise.
     """
     x, memory = noise.draw(0), None
-    for k, (now, nxt) in enumerate(zip(points[:-1], points[1:], strict=True), start=1):
+    for k, (now, nxt) in enumerate(pairwise(points), start=1):
         fresh = noise.draw(k) if sampler.stochastic and nxt.sigma > 0.0 else None
         with torch.no_grad():
             step = sampler.step(denoise, x, now, nxt, fresh, memory)

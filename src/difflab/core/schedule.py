@@ -90,9 +90,7 @@ def betas(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_
     raise DifflabError(f"beta schedule {name!r} is not known.{suggest(name, get_args(BetaName))}")
 
 
-def make_schedule(
-    name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
-) -> Schedule:
+def make_schedule(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
     """The schedule of the named variances; see `betas`."""
     return Schedule(np.cumprod(1.0 - betas(name, timesteps, beta_start, beta_end)))
 
@@ -144,4 +142,6 @@ def _official_grid(timesteps: int, steps: int, spacing: Spacing) -> np.ndarray:
         return np.arange(0, timesteps, timesteps // steps)
     if spacing == "quad":
         return (np.linspace(0.0, np.sqrt(timesteps * 0.8), steps) ** 2).astype(np.int64)
-    raise DifflabError(f"spacing {spacing!r} has no official grid: choose uniform or quad, or leave out --official-grid.")
+    raise DifflabError(
+        f"spacing {spacing!r} has no official grid: choose uniform or quad, or leave out --official-grid."
+    )

@@ -1,7 +1,7 @@
 """`shapes`: a procedural world whose truth is known, drawn on the fly and never stored.
 
 A scene has a background and one or two shapes. Each shape has a kind, a colour, a size and a place (one of nine, with a
-jitter of a quarter pixel's resolution). In a scene of two, the main shape is large and the other small, their colours
+jitter of two pixels). In a scene of two, the main shape is large and the other small, their colours
 differ and their bounding boxes do not touch. The class label is (kind, colour) of the main shape; the caption names
 everything but the jitter.
 
@@ -28,15 +28,15 @@ COLOURS = {
     "purple": (150, 60, 180),
     "cyan": (60, 200, 210),
 }
-SIZES = {"small": 4.0, "large": 6.25}  # half the side of the bounding box, in pixels of a 32x32 image
+SIZES = {"small": 3.75, "large": 5.75}  # half the side of the bounding box, in pixels of a 32x32 image
 BACKGROUNDS = {"black": (25, 25, 28), "grey": (128, 128, 128), "white": (243, 241, 236)}
 ROWS = ("top", "", "bottom")
 COLUMNS = ("left", "", "right")
 CLASSES = tuple(f"{colour} {kind}" for kind in KINDS for colour in COLOURS)
 
 _BASE = 32  # the world is defined at 32x32; other sizes scale it
-_ANCHORS = (9.0, 16.0, 23.0)  # centres of the three rows and columns
-_JITTER = 1.5  # pixels, to either side
+_ANCHORS = (8, 16, 24)  # centres of the three rows and columns, in pixels
+_JITTERS = (-2, 0, 2)  # pixels off an anchor: whole 2x2 blocks, so that a small model can learn crisp edges
 _PHASES = 4  # a centre lies on a quarter pixel
 _BLOCK = 1024  # scenes that share one random stream
 _DRAWS = 16  # uniform numbers a scene may use
@@ -146,9 +146,8 @@ def _scenes_from(u: np.ndarray) -> Scenes:
     pair = pairs[pick(7, len(pairs))]
     place = np.where(two[:, None], pair, np.stack([lone, lone], 1))
     row, column = place // 3, place % 3
-    jitters = int(2 * _JITTER * _PHASES) + 1
-    offset = (u[:, 8:12] * jitters).astype(np.int64) - jitters // 2
-    anchors = (np.array(_ANCHORS) * _PHASES).astype(np.int64)
+    offset = (np.array(_JITTERS) * _PHASES)[(u[:, 8:12] * len(_JITTERS)).astype(np.int64)]
+    anchors = np.array(_ANCHORS) * _PHASES
     return Scenes(
         count=count,
         background=pick(1, len(BACKGROUNDS)),
@@ -317,8 +316,7 @@ def _best_shape(rest: np.ndarray, background: np.ndarray) -> _Found:
 @lru_cache(maxsize=1)
 def _templates() -> tuple[np.ndarray, np.ndarray]:
     """All masks (M, 1024) the world can place in a 32x32 picture, and their (kind, size, y, x) (M, 4)."""
-    reach = int(_JITTER * _PHASES)
-    axis = np.concatenate([np.arange(int(a * _PHASES) - reach, int(a * _PHASES) + reach + 1) for a in _ANCHORS])
+    axis = np.array([(anchor + jitter) * _PHASES for anchor in _ANCHORS for jitter in _JITTERS])
     grid = np.meshgrid(np.arange(len(KINDS)), np.arange(len(SIZES)), axis, axis, indexing="ij")
     kind, size, y, x = (g.ravel() for g in grid)
     windows, origin = _mask_windows(_BASE)

@@ -8,13 +8,14 @@ Notable, because released weights depend on it:
 - module names are the official state-dict keys, so official weights load without renaming.
 
 Ours, for small models: `patch` folds patch x patch pixels into channels before the first convolution and back after the
-last one, so that 32x32 images cost what 16x16 ones would; `groups` lowers the number of groups, since at 32 channels 32 of
-them normalise each channel by itself and so erase the picture's mean colour from what the network knows.
+last one, so that 32x32 images cost what 16x16 ones would; `groups` lowers the number of groups, since at 32 channels
+32 of them normalise each channel by itself and so erase the picture's mean colour from what the network knows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +62,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (conv(h).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))  # (B, 1, HW, C)
+        q, k, v = (
+            conv(h).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v)
+        )  # (B, 1, HW, C)
         h = F.scaled_dot_product_attention(q, k, v)  # scores divided by sqrt(C)
         return x + self.proj_out(h.squeeze(1).transpose(1, 2).reshape(x.shape))
 
@@ -98,6 +101,11 @@ class Level(nn.Module):
         super().__init__()
         self.block = nn.ModuleList(blocks)
         self.attn = nn.ModuleList(attention)
+        self.downsample: Downsample | None = None
+        self.upsample: Upsample | None = None
+
+    def __len__(self) -> int:
+        return len(self.block)
 
     def run(self, i: int, x: Tensor, temb: Tensor) -> Tensor:
         """Block `i`, then its attention if this level has any."""
@@ -127,8 +135,12 @@ class TimestepEmbedding(nn.Module):
         self.dense = nn.ModuleList([nn.Linear(ch, 4 * ch), nn.Linear(4 * ch, 4 * ch)])
 
     def forward(self, t: Tensor) -> Tensor:
-        embedding = sincos_embedding(t, self.ch).to(self.dense[0].weight.dtype)
-        return self.dense[1](silu(self.dense[0](embedding)))
+        first, second = self.dense
+        return second(silu(first(sincos_embedding(t, self.ch))))
+
+
+def _levels(modules: nn.ModuleList) -> list[Level]:
+    return cast(list[Level], list(modules))
 
 
 class UNet2D(nn.Module):
@@ -214,18 +226,18 @@ class UNet2D(nn.Module):
         temb = silu(self.temb(t))  # every block swishes the same vector: once is enough
         h = self.conv_in(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         skips = [h]
-        for level in self.down:
-            for i in range(len(level.block)):
+        for level in _levels(self.down):
+            for i in range(len(level)):
                 h = level.run(i, h, temb)
                 skips.append(h)
-            if hasattr(level, "downsample"):
+            if level.downsample is not None:
                 h = level.downsample(h)
                 skips.append(h)
         h = self.mid(h, temb)
-        for level in reversed(self.up):
-            for i in range(len(level.block)):
+        for level in reversed(_levels(self.up)):
+            for i in range(len(level)):
                 h = level.run(i, torch.cat([h, skips.pop()], dim=1), temb)
-            if hasattr(level, "upsample"):
+            if level.upsample is not None:
                 h = level.upsample(h)
         h = self.conv_out(silu(self.norm_out(h)))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h

@@ -36,7 +36,9 @@ class Local:
             except DifflabError:
                 raise
             except (RuntimeError, ArithmeticError, MemoryError) as error:
-                yield Failure(settings, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}")
+                yield Failure(
+                    settings, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
+                )
 
 
 ENGINES: dict[str, type[Local]] = {"local": Local}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 import zipfile
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from difflab import files
 from difflab.data.dataset import Dataset, batches
 from difflab.data.shapes import Shapes
 from difflab.data.sources import open_data
@@ -102,7 +100,12 @@ class Reference:
     def passport(self, extractor: Extractor) -> dict[str, Any]:
         """What decides the statistics."""
         assert self.dataset is not None
-        return {"data": self.dataset.description, "count": len(self.dataset), "split": self.split, "extractor": extractor.passport()}
+        return {
+            "data": self.dataset.description,
+            "count": len(self.dataset),
+            "split": self.split,
+            "extractor": extractor.passport(),
+        }
 
 
 def is_statistics(source: str) -> bool:
@@ -113,7 +116,9 @@ def is_statistics(source: str) -> bool:
         return "mu.npy" in archive.namelist()
 
 
-def feature_batches(dataset: Dataset, extractor: Extractor, skip_broken: bool = False) -> Iterator[tuple[np.ndarray, int]]:
+def feature_batches(
+    dataset: Dataset, extractor: Extractor, skip_broken: bool = False
+) -> Iterator[tuple[np.ndarray, int]]:
     """Features (n, d) of a data set, a batch at a time, with the count of broken images passed over so far."""
     if isinstance(dataset, Shapes):  # drawn by the batch, many times faster than one by one
         for begin in range(0, len(dataset), _BATCH):
@@ -127,13 +132,20 @@ def feature_batches(dataset: Dataset, extractor: Extractor, skip_broken: bool = 
 def features_moments(dataset: Dataset, extractor: Extractor, skip_broken: bool = False) -> tuple[Moments, int]:
     """Streaming moments of a data set's features, and how many broken images were passed over."""
     moments, skipped = Moments(extractor.dim), 0
-    for features, skipped in feature_batches(dataset, extractor, skip_broken):
+    for features, passed_over in feature_batches(dataset, extractor, skip_broken):
         moments.update(features)
+        skipped = passed_over
     return moments, skipped
 
 
 def stats(
-    data: str, out: Path, *, features: str | None = None, split: str | None = None, size: int | None = None, skip_broken: bool = False
+    data: str,
+    out: Path,
+    *,
+    features: str | None = None,
+    split: str | None = None,
+    size: int | None = None,
+    skip_broken: bool = False,
 ) -> Statistics:
     """Compute reference statistics of `data` and write them to `out` (.npz with mu, sigma, n and a passport).
 
@@ -183,8 +195,9 @@ def score(
     name = features or _features_of(against) or choose_features(str(reference), _side(dataset))
     extractor = open_extractor(name)
     parts, skipped = [], 0
-    for part, skipped in feature_batches(dataset, extractor, skip_broken):
+    for part, passed_over in feature_batches(dataset, extractor, skip_broken):
         parts.append(part)
+        skipped = passed_over
     if skipped:
         warnings.warn(f"{samples}: {skipped} broken images were passed over.", UserWarning, stacklevel=2)
     return fd_score(np.concatenate(parts), against.statistics(extractor), extractor.passport(), replicates=replicates)

@@ -23,7 +23,9 @@ def problem_sets(name: str) -> list[str]:
     return [name]
 
 
-def studies_of(problem_set: str, scale: str, changes: Mapping[str, Any] | None = None, count: int | None = None) -> list[Study]:
+def studies_of(
+    problem_set: str, scale: str, changes: Mapping[str, Any] | None = None, count: int | None = None
+) -> list[Study]:
     """The studies of a problem set at a scale, with top-level fields and the samples a cell replaced if asked to."""
     if scale not in SCALES:
         raise DifflabError(f"scale {scale!r} is not known.{suggest(scale, SCALES)}")
@@ -43,7 +45,9 @@ def find_study(source: Path) -> Study:
     """A study from a file, or a shipped one by name (at the demo scale) or by scale/name."""
     if source.exists():
         return read_study(source)
-    shipped = {f"{scale}/{name}": (name, scale) for scale in SCALES for names in PROBLEM_SETS.values() for name in names}
+    shipped = {
+        f"{scale}/{name}": (name, scale) for scale in SCALES for names in PROBLEM_SETS.values() for name in names
+    }
     shipped |= {name: (name, "demo") for names in PROBLEM_SETS.values() for name in names}
     if (key := source.as_posix().removesuffix(".yaml")) in shipped:
         return shipped_study(*shipped[key])

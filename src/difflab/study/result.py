@@ -1,4 +1,4 @@
-"""What a finished study says: rows of numbers with intervals, paired differences, and how they were made. No torch here."""
+"""What a finished study says: numbers with intervals, paired differences, how they were made. No torch here."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class Difference(BaseModel):
 class Result(BaseModel):
     """A study with its numbers.
 
-    metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were made,
-    the same for every row; machine: where they were made; notes: what a reader must know to read them; root: the store's
-    folder, so that pictures are found.
+    metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were
+    made, the same for every row; machine: where they were made; notes: what a reader must know to read them; root: the
+    store's folder, so that pictures are found.
     """
 
     study: Study
@@ -107,7 +107,14 @@ class Result(BaseModel):
             flat[name] = score.value if score else None
             flat[f"{name} low"] = score.low if score else None
             flat[f"{name} high"] = score.high if score else None
-        return {**flat, "n": row.settings.count, "seconds": row.seconds, "calls": row.calls, "key": row.key, "error": row.error}
+        return {
+            **flat,
+            "n": row.settings.count,
+            "seconds": row.seconds,
+            "calls": row.calls,
+            "key": row.key,
+            "error": row.error,
+        }
 
     def cell(self, row: Row) -> CellStore:
         """The folder of a row's cell, for its pictures."""

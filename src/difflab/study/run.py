@@ -84,7 +84,9 @@ class Bench:
     def truth_known(self) -> bool:
         """Whether the truth checker looks at the samples."""
         if "valid" in self.study.metrics and self.study.reference != SHAPES:
-            raise DifflabError(f"{self.study.name}: the metric 'valid' needs scenes of known truth; use it with the reference shapes.")
+            raise DifflabError(
+                f"{self.study.name}: the metric 'valid' needs scenes of known truth; use it with the reference shapes."
+            )
         return "valid" in self.study.metrics
 
     def problems(self) -> list[str]:
@@ -102,7 +104,8 @@ class Bench:
         for settings in self.study.cells():
             if settings.steps > most:
                 raise DifflabError(
-                    f"{self.study.name}: steps is {settings.steps}, but must lie between 1 and the model's {most} training timesteps."
+                    f"{self.study.name}: steps is {settings.steps}, but must lie between 1 and the model's {most} "
+                    "training timesteps."
                 )
 
     def _reference_is_there(self) -> None:
@@ -258,7 +261,9 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     scores: dict[str, Any] = {}
     replicates: list[float] = []
     if "fid" in bench.study.metrics:
-        fd = fd_score(cell.gather("features"), bench.statistics, bench.extractor.passport(), replicates=bench.study.replicates)
+        fd = fd_score(
+            cell.gather("features"), bench.statistics, bench.extractor.passport(), replicates=bench.study.replicates
+        )
         scores["fid"] = Score(value=fd.value, low=fd.low, high=fd.high, n=fd.n).model_dump()
         replicates = [float(r) for r in fd.replicates]
     if "valid" in bench.study.metrics:
@@ -304,7 +309,11 @@ def _difference(bench: Bench, metric: Metric, a: Row, b: Row) -> Difference:
 def _failed_row(bench: Bench, failure: Failure) -> Row:
     s = failure.settings
     return Row(
-        key=key_of(bench.decides(s)), settings=s, varied=bench.study.varied(s), command=command(bench.study, s), error=failure.message
+        key=key_of(bench.decides(s)),
+        settings=s,
+        varied=bench.study.varied(s),
+        command=command(bench.study, s),
+        error=failure.message,
     )
 
 
@@ -331,11 +340,14 @@ def _notes(bench: Bench) -> list[str]:
     counts = {s.count for s in bench.study.cells()}
     if min(counts) < bench.extractor.dim + 1:
         notes.append(
-            f"The {min(counts)} samples of a cell are fewer than the {bench.extractor.dim} features need for a covariance of full rank: "
+            f"The {min(counts)} samples of a cell are fewer than the {bench.extractor.dim} features need for a "
+            "covariance of full rank: "
             "the level of FD is mostly bias here, and only its differences at equal n mean something."
         )
     if len(counts) > 1:
-        notes.append("Cells differ in their count of samples; FD falls with the count, so compare only cells of one count.")
+        notes.append(
+            "Cells differ in their count of samples; FD falls with the count, so compare only cells of one count."
+        )
     for s in bench.study.cells():
         if s.official_grid and _calls(bench.model, s) != s.steps:
             notes.append(f"The official grid for {s.steps} steps makes {_calls(bench.model, s)} network calls.")
@@ -369,7 +381,9 @@ def command(study: Study, settings: Settings) -> str:
 def machine(device: str) -> dict[str, Any]:
     """Where and with what the numbers are made."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else f"{_cpu()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{_cpu()}, {torch.get_num_threads()} threads",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -386,7 +400,6 @@ def _cpu() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-
 def check_all(studies: Sequence[Study], store: Store, device: str) -> None:
     """Everything that several studies miss, in one message, before any work starts."""
     _refuse([problem for study in studies for problem in Bench(study, store, 1, device).problems()])
@@ -395,6 +408,8 @@ def check_all(studies: Sequence[Study], store: Store, device: str) -> None:
 def _refuse(problems: Sequence[str]) -> None:
     different = list(dict.fromkeys(problems))
     if len(different) > 1:
-        raise DifflabError("\n".join([f"{len(different)} things are missing or wrong:", *(f"- {p}" for p in different)]))
+        raise DifflabError(
+            "\n".join([f"{len(different)} things are missing or wrong:", *(f"- {p}" for p in different)])
+        )
     if different:
         raise DifflabError(different[0])

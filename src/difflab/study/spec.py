@@ -46,11 +46,11 @@ class Settings(BaseModel):
 class Study(BaseModel):
     """A base setting and axes. The axis that comes first is the one the report plots along; others become curves.
 
-    name: of the study and its folder; question: what it asks, in words; model: zoo name or path; config: of a checkpoint
-    that does not say; reference: data set name, folder, archive, lmdb or statistics .npz; split: of a reference that has
-    several; features: the network that FD is measured with, None chooses (see `measure.choose_features`); metrics: `fid`
-    (called FD unless the features are Inception's) and, on `shapes`, `valid`; keep: samples kept as pictures; chunk:
-    samples written at a time; replicates: of the bootstrap.
+    name: of the study and its folder; question: what it asks, in words; model: zoo name or path; config: of a
+    checkpoint that does not say; reference: data set name, folder, archive, lmdb or statistics .npz; split: of a
+    reference that has several; features: the network that FD is measured with, None chooses (see
+    `measure.choose_features`); metrics: `fid` (called FD unless the features are Inception's) and, on `shapes`,
+    `valid`; keep: samples kept as pictures; chunk: samples written at a time; replicates: of the bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -112,7 +112,9 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise DifflabError(f"{path}: the study cannot be read ({error.strerror}); give the path of a YAML file.") from error
+        raise DifflabError(
+            f"{path}: the study cannot be read ({error.strerror}); give the path of a YAML file."
+        ) from error
     except UnicodeDecodeError as error:
         raise DifflabError(f"{path}: this is not a text file; a study is a YAML file.") from error
     return parse_study(text, str(path), overrides)
@@ -125,9 +127,13 @@ def parse_study(text: str, name: str, overrides: Mapping[str, Any] | None = None
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
-        raise DifflabError(f"{name}: this is not valid YAML{line}; indent with spaces and close every bracket.") from error
+        raise DifflabError(
+            f"{name}: this is not valid YAML{line}; indent with spaces and close every bracket."
+        ) from error
     if not isinstance(fields, dict):
-        raise DifflabError(f"{name}: found {type(fields).__name__}, but a study is a YAML mapping with name, model, axes and so on.")
+        raise DifflabError(
+            f"{name}: found {type(fields).__name__}, but a study is a YAML mapping with name, model, axes and so on."
+        )
     try:
         return Study(**{**fields, **(overrides or {})})
     except ValidationError as error:
@@ -135,7 +141,7 @@ def parse_study(text: str, name: str, overrides: Mapping[str, Any] | None = None
 
 
 def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for the first thing pydantic found wrong, with the nearest valid name for a field it does not know."""
+    """One sentence for the first thing pydantic found wrong, with the nearest valid name for an unknown field."""
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     field = ".".join(location)

@@ -1,13 +1,13 @@
 """Results as plain files: `cells/<key>/` with chunks and, written last, `result.json`. No torch here.
 
-    <root>/study.yaml                 the study, resolved (a problem set has one below each study's name)
-    <root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
-                       chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
-                       chunk-00000.json  how long it took, beside the numbers and never among them
-                       result.json       the scores, written last: the same bytes however often killed
-                       machine.json      where it ran
-    <root>/reference/<key>.npz        statistics of what cells are scored against
-    <root>/report/
+<root>/study.yaml                 the study, resolved (a problem set has one below each study's name)
+<root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
+                   chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
+                   chunk-00000.json  how long it took, beside the numbers and never among them
+                   result.json       the scores, written last: the same bytes however often killed
+                   machine.json      where it ran
+<root>/reference/<key>.npz        statistics of what cells are scored against
+<root>/report/
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class CellStore:
         """Write a chunk. Its timing goes first, so that a chunk that is there always has one."""
         files.write_json(self._chunk(index).with_suffix(".json"), timing)
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
         files.write_bytes(self._chunk(index), buffer.getvalue())
 
     def chunk(self, index: int) -> dict[str, np.ndarray]:

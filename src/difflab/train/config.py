@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +37,7 @@ class DataConfig(_Strict):
 
 
 class OptimConfig(_Strict):
-    """lr rises linearly over `warmup` steps, stays, and falls linearly to zero over the last `decay` share of the steps.
+    """lr rises linearly over `warmup` steps, stays, and falls linearly to 0 over the last `decay` share of the steps.
     grad_clip: largest global norm of the gradient; None does not clip."""
 
     name: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
@@ -77,8 +78,8 @@ class Recipe(_Strict):
 class DiffusionRecipe(Recipe):
     """A diffusion model.
 
-    The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate. ema_rate: of the average
-    that is sampled from; sample_every: steps between pictures.
+    The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate. ema_rate: of the
+    average that is sampled from; sample_every: steps between pictures.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -118,11 +119,15 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | 
     try:
         fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise DifflabError(f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file.") from error
+        raise DifflabError(
+            f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file."
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise DifflabError(f"{path}: this is not valid YAML; indent with spaces and close every bracket.") from error
     if not isinstance(fields, dict):
-        raise DifflabError(f"{path}: found {type(fields).__name__}, but a recipe is a YAML mapping with name, data, steps and so on.")
+        raise DifflabError(
+            f"{path}: found {type(fields).__name__}, but a recipe is a YAML mapping with name, data, steps and so on."
+        )
     for override in overrides:
         _apply(fields, override)
     fields.setdefault("kind", "diffusion")
@@ -150,7 +155,7 @@ class _Numbers(yaml.SafeLoader):
 
 _Numbers.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
 _Numbers.add_implicit_resolver(
-    "tag:yaml.org,2002:float", __import__("re").compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
 
 
@@ -159,7 +164,14 @@ def _first_problem(error: ValidationError) -> str:
     location = [str(part) for part in problem["loc"] if part not in ("diffusion", "features")]
     field = ".".join(location)
     if problem["type"] == "extra_forbidden":
-        models: list[type[BaseModel]] = [DiffusionRecipe, FeaturesRecipe, DataConfig, OptimConfig, UNet2DConfig, ScheduleConfig]
+        models: list[type[BaseModel]] = [
+            DiffusionRecipe,
+            FeaturesRecipe,
+            DataConfig,
+            OptimConfig,
+            UNet2DConfig,
+            ScheduleConfig,
+        ]
         known = {name for model in models for name in model.model_fields}
         return f"the field {field!r} is not known.{suggest(location[-1], known)}"
     if problem["type"] == "missing":

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class EMA:
-    """shadow = rate * shadow + (1 - rate) * parameter after every step; the shadow starts as a copy (ermongroup/ddim)."""
+    """shadow = rate * shadow + (1 - rate) * parameter after every step, starting as a copy (ermongroup/ddim)."""
 
     def __init__(self, network: nn.Module, rate: float) -> None:
         self.rate = rate

@@ -43,7 +43,15 @@ class Feed:
     """
 
     def __init__(
-        self, dataset: Dataset, batch: int, seed: int, *, flip: bool = False, rank: int = 0, world: int = 1, workers: int = 2
+        self,
+        dataset: Dataset,
+        batch: int,
+        seed: int,
+        *,
+        flip: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 2,
     ) -> None:
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
         self.rank, self.world = rank, world

@@ -66,7 +66,7 @@ class Trainer:
             flip=recipe.data.flip, rank=self.accelerator.process_index, world=world,
         )  # fmt: skip
         self.step = 0
-        self.seconds_before = 0.0
+        self.seconds = self.seconds_before = 0.0
 
     def run(self) -> Iterator[Progress]:
         """Train up to `recipe.steps`, yielding after every step."""
@@ -109,7 +109,8 @@ class Trainer:
         state = read_training_state(path)
         if (field := _changed(type(self.recipe).model_validate_json(state["recipe"]), self.recipe)) is not None:
             raise DifflabError(
-                f"{path}: this training began with another {field}; resume with the recipe it began with, or choose another --out."
+                f"{path}: this training began with another {field}; resume with the recipe it began with, or choose "
+                "another --out."
             )
         self.bare.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -132,12 +133,18 @@ def read_training_state(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:
-        raise DifflabError(f"{path}: this is not a whole training checkpoint ({type(error).__name__}); delete it and begin again.") from error
+        raise DifflabError(
+            f"{path}: this is not a whole training checkpoint ({type(error).__name__}); delete it and begin again."
+        ) from error
 
 
 def optimise(
-    network: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, grad_clip: float | None, accelerator: Accelerator | None = None
-) -> Tensor:  # fmt: skip
+    network: nn.Module,
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    grad_clip: float | None,
+    accelerator: Accelerator | None = None,
+) -> Tensor:
     """One optimiser step: zero, backward, clip the global norm, step. Returns the norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
     accelerator.backward(loss) if accelerator else loss.backward()

@@ -64,7 +64,10 @@ class FeaturesObjective:
         x = torch.lerp(x, torch.randn(x.shape, generator=generator), share).to(device)
         logits = network(x)
         targets = self._targets(batch)
-        losses = [F.cross_entropy(logits[head].float(), targets[head].to(device), ignore_index=-1) for head in self.recipe.heads]
+        losses = [
+            F.cross_entropy(logits[head].float(), targets[head].to(device), ignore_index=-1)
+            for head in self.recipe.heads
+        ]
         return torch.stack(losses).sum()
 
     def _targets(self, batch: Batch) -> dict[str, Tensor]:

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from difflab.data.sources import open_data
+from difflab.data.dataset import Dataset
+from difflab.data.shapes import Shapes
+from difflab.data.sources import SHAPES, open_data
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
 from difflab.score.features import SmallFeatures, save_small_features
-from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+from difflab.train.config import DataConfig, DiffusionRecipe, FeaturesRecipe
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint
@@ -39,7 +41,7 @@ def train(
     """
     if (out / CHECKPOINT).exists() and not resume:
         raise DifflabError(f"{out}: a training is here already; continue it with --resume, or choose another --out.")
-    dataset = open_data(recipe.data.source, **_data_arguments(recipe))
+    dataset = _open(recipe.data)
     trainer = Trainer(recipe, dataset, out)
     if resume:
         trainer.resume()
@@ -64,11 +66,10 @@ def train(
     return _finish(recipe, trainer, out)
 
 
-def _data_arguments(recipe: DiffusionRecipe | FeaturesRecipe) -> dict[str, Any]:
-    data = recipe.data
-    if data.source == "shapes":
-        return {"size": data.size, "seed": data.seed}
-    return {"size": data.size, "split": data.split}
+def _open(data: DataConfig) -> Dataset:
+    if data.source == SHAPES:
+        return Shapes(data.size, seed=data.seed)
+    return open_data(data.source, size=data.size, split=data.split)
 
 
 class _Log:

@@ -44,10 +44,12 @@ def convert(source: str | Path, dest: str | Path, to: Format, **told: Any) -> Pa
 
 
 def _write_official(dest: Path, card: Card, state: State) -> None:
-    if card.network.patch != 1 or card.prediction != "eps":
-        found = f"patch {card.network.patch} and predicts {card.prediction}"
+    network = card.network
+    if (network.patch, network.groups, card.prediction) != (1, 32, "eps"):
+        found = f"patch {network.patch}, groups {network.groups} and predicts {card.prediction}"
         raise DifflabError(
-            f"{card.name}: has {found}, but the official code knows patch 1 and eps only; convert it to difflab."
+            f"{card.name}: has {found}, but the official code knows patch 1, groups 32 and eps only; "
+            "convert it to difflab."
         )
     with writing(dest) as file:
         torch.save(plain_tensors(state), file)

@@ -284,12 +284,14 @@ def _config_of(card: Card) -> dict[str, Any]:
     network = card.network
     for wrong, what in (
         (network.patch != 1, f"patch {network.patch}"),
+        (network.groups != 32, f"groups {network.groups}"),
         (not network.resamp_with_conv, "resamp_with_conv false"),
         (network.ch_mult[0] != 1, f"ch_mult that begins with {network.ch_mult[0]}"),
     ):
         if wrong:
             raise DifflabError(
-                f"{card.name}: diffusers' UNet2DModel has no {what}; convert it to difflab or official instead."
+                f"{card.name}: has {what}, which is not written for diffusers' UNet2DModel; "
+                "convert it to difflab instead."
             )
     attention = [
         "Attn" if network.image_size // 2**i in network.attn_resolutions else "" for i in range(len(network.ch_mult))

@@ -1,0 +1,66 @@
+"""Scores and statistics outside studies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from difflab.data.shapes import Shapes
+from difflab.errors import DifflabError
+from difflab.study.measure import is_statistics, score, stats, wilson
+
+
+def test_a_set_against_its_own_statistics_is_zero(parts: dict[str, str], tmp_path: Path) -> None:
+    made = stats(parts["reference"], tmp_path / "own.npz", features=parts["tiny-features"])
+    assert made.n == 64
+    result = score("fid", parts["reference"], tmp_path / "own.npz", features=parts["tiny-features"])
+    assert result.value == pytest.approx(0.0, abs=1e-6)
+    assert result.metric == "FD (tiny-features)"
+
+
+def test_pictures_and_their_statistics_score_alike(parts: dict[str, str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "samples.npz", Shapes(size=16).batch(np.arange(100, 140))[0])
+    stats(parts["reference"], tmp_path / "ref.npz", features=parts["tiny-features"])
+    options = {"features": parts["tiny-features"], "replicates": 10}
+    by_pictures = score("fid", tmp_path / "samples.npz", parts["reference"], **options)
+    by_statistics = score("fid", tmp_path / "samples.npz", tmp_path / "ref.npz", **options)
+    assert by_pictures.value == pytest.approx(by_statistics.value, rel=1e-9)
+    assert by_pictures.value > 0
+
+
+def test_broken_pictures_are_named_or_counted(parts: dict[str, str], tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, picture in enumerate(Shapes(size=16).batch(np.arange(30))[0]):
+        Image.fromarray(picture).save(folder / f"{i:03d}.png")
+    (folder / "017.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    with pytest.raises(DifflabError, match=r"017\.png"):
+        score("fid", folder, parts["reference"], features=parts["tiny-features"])
+    with pytest.warns(UserWarning, match="1 broken"):
+        result = score("fid", folder, parts["reference"], features=parts["tiny-features"], skip_broken=True)
+    assert result.n == 29
+
+
+def test_unknown_metric_suggests() -> None:
+    with pytest.raises(DifflabError, match="Did you mean 'fid'"):
+        score("fdi", "a", "b")
+
+
+def test_samples_must_be_pictures(parts: dict[str, str], tmp_path: Path) -> None:
+    stats(parts["reference"], tmp_path / "s.npz", features=parts["tiny-features"])
+    assert is_statistics(str(tmp_path / "s.npz"))
+    assert not is_statistics(parts["reference"])
+    with pytest.raises(DifflabError, match="must be pictures"):
+        score("fid", tmp_path / "s.npz", parts["reference"])
+
+
+def test_wilson_interval_solves_its_equation() -> None:
+    """Wilson's bounds p are the roots of |k/n - p| = z sqrt(p (1 - p) / n)."""
+    interval = wilson(17, 20)
+    for bound in (interval.low, interval.high):
+        assert abs(17 / 20 - bound) == pytest.approx(1.959964 * np.sqrt(bound * (1 - bound) / 20), rel=1e-9)
+    assert wilson(0, 10).low == 0.0
+    assert wilson(10, 10).high == pytest.approx(1.0)

@@ -1,0 +1,159 @@
+"""Promises of a study, kept by doing: killed and resumed, any batch size, nothing twice, failures that stay in their row."""
+
+from __future__ import annotations
+
+import importlib.util
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from difflab.errors import DifflabError
+from difflab.study import run as module
+from difflab.study.result import read_result
+from difflab.study.run import Progress, run_study
+from difflab.study.spec import Study
+
+_spec = importlib.util.spec_from_file_location("study_conftest", Path(__file__).parent / "conftest.py")
+assert _spec is not None
+assert _spec.loader is not None
+_conftest = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_conftest)
+cell_bytes = _conftest.cell_bytes
+
+
+def test_rows_have_scores_costs_and_commands(study: Study, tmp_path: Path) -> None:
+    result = run_study(study, tmp_path)
+    assert [row.varied for row in result.rows] == [{"steps": s, "eta": e} for s in (1, 2, 4) for e in (0.0, 1.0)]
+    for row in result.rows:
+        score = row.scores["fid"]
+        assert score.low <= score.value <= score.high
+        assert score.n == 24
+        assert row.calls == row.settings.steps
+        assert row.seconds > 0
+        assert row.command.startswith("difflab sample ")
+    assert result.metric_names == {"fid": "FD (tiny-features)"}
+    assert len(result.table) == 6
+    assert read_result(tmp_path, tmp_path) == result
+
+
+def test_one_step_ignores_eta(study: Study, tmp_path: Path) -> None:
+    """One step lands on clean data, where no noise is added: eta cannot matter."""
+    first, second, *_ = run_study(study, tmp_path).rows
+    assert first.scores["fid"].value == second.scores["fid"].value
+    assert first.key != second.key
+
+
+def test_second_run_draws_nothing(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_study(study, tmp_path)
+    monkeypatch.setattr(module, "_draw_chunk", lambda *_: pytest.fail("a chunk that was there was drawn again"))
+    assert run_study(study, tmp_path).rows == before.rows
+
+
+def test_batch_size_changes_nothing_but_rounding(study: Study, tmp_path: Path) -> None:
+    pictures = {}
+    for batch in (1, 7, 64):
+        result = run_study(study, tmp_path / str(batch), batch=batch)
+        pictures[batch] = np.concatenate([result.cell(row).pictures(6) for row in result.rows]).astype(int)
+    for batch in (1, 7):
+        assert np.mean(np.abs(pictures[batch] - pictures[64]) <= 1) >= 0.999
+
+
+def test_stopped_in_the_middle_of_a_cell_goes_on(study: Study, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop_at(progress: Progress) -> None:
+        if progress.settings.steps == 2 and progress.done >= 20:
+            raise Stop
+
+    whole = tmp_path / "whole"
+    run_study(study, whole)
+    with pytest.raises(Stop):
+        run_study(study, tmp_path / "stopped", watch=stop_at)
+    assert len(cell_bytes(tmp_path / "stopped")) < len(cell_bytes(whole))
+    run_study(study, tmp_path / "stopped")
+    assert cell_bytes(tmp_path / "stopped") == cell_bytes(whole)
+
+
+def test_killed_again_and_again_ends_with_the_same_bytes(study: Study, tmp_path: Path) -> None:
+    run_study(study, tmp_path / "whole")
+    file, killed = tmp_path / "study.yaml", tmp_path / "killed"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json", exclude_none=True)))
+    code = "import sys; from difflab.study.run import run_study; run_study(sys.argv[1], sys.argv[2])"
+    command, dice = [sys.executable, "-c", code, str(file), str(killed)], random.Random(0)
+    seen: dict[str, bytes] = {}
+    for _ in range(3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        deadline, before = time.monotonic() + 60, len(cell_bytes(killed))
+        while process.poll() is None and len(cell_bytes(killed)) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(dice.random() * 0.2)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        now = cell_bytes(killed)
+        assert {name: now[name] for name in seen} == seen, "something that was finished changed"
+        seen = now
+    subprocess.run(command, check=True)
+    assert cell_bytes(killed) == cell_bytes(tmp_path / "whole")
+    assert not list(killed.rglob("*.part")) or all(p.name.startswith(".") for p in killed.rglob("*.part"))
+
+
+def test_cells_start_from_the_same_noise(study: Study, tmp_path: Path) -> None:
+    """At eta 0 and 1 a single step gives the same pictures, because x_T is the same."""
+    result = run_study(study, tmp_path)
+    a, b = (result.cell(row).pictures(6) for row in result.rows[:2])
+    np.testing.assert_array_equal(a, b)
+
+
+def test_paired_differences_agree_with_the_scores(study: Study, tmp_path: Path) -> None:
+    result = run_study(study, tmp_path)
+    value = {row.key: row.scores["fid"].value for row in result.rows}
+    assert result.differences
+    for difference in result.differences:
+        assert difference.value == pytest.approx(value[difference.b] - value[difference.a])
+        assert difference.low <= difference.value <= difference.high
+
+
+def test_a_cell_that_fails_is_a_row(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = module._draw_chunk
+
+    def fails(bench: module.Bench, settings: module.Settings, rows: range) -> tuple[dict, dict]:
+        if settings.steps == 2:
+            raise RuntimeError("out of memory")
+        return draw(bench, settings, rows)
+
+    monkeypatch.setattr(module, "_draw_chunk", fails)
+    rows = run_study(study, tmp_path).rows
+    assert [bool(row.error) for row in rows] == [False, False, True, True, False, False]
+    assert "out of memory" in str(rows[2].error)
+
+
+def test_everything_missing_is_named_at_once_before_any_work(tmp_path: Path) -> None:
+    study = Study(
+        name="s", model="no-such-model", reference="no/such/data", features="no-such-features", axes={"steps": [1]}
+    )
+    with pytest.raises(DifflabError) as caught:
+        run_study(study, tmp_path / "out")
+    for name in ("no-such-model", "no/such/data", "no-such-features"):
+        assert name in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_beyond_the_models_timesteps_are_refused(study: Study, tmp_path: Path) -> None:
+    too_many = study.model_copy(update={"axes": {"steps": [10, 101]}})
+    with pytest.raises(DifflabError, match="101.*100 training timesteps"):
+        run_study(too_many, tmp_path / "out")
+
+
+def test_few_samples_are_noted(study: Study, tmp_path: Path) -> None:
+    few = study.model_copy(update={"base": study.base.model_copy(update={"count": 6}), "axes": {"steps": [1]}})
+    with pytest.warns(UserWarning, match="covariance is singular"):
+        result = run_study(few, tmp_path)
+    assert any("mostly bias" in note for note in result.notes)

@@ -1,0 +1,83 @@
+"""Studies as data: what they span, how they are read, how mistakes are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from difflab.errors import DifflabError
+from difflab.study.presets import PROBLEM_SETS, SCALES, find_study, shipped_study, studies_of
+from difflab.study.spec import Study, key_of, read_study
+
+GOOD = """
+name: s
+model: m
+reference: r
+base: {steps: 10, count: 100}
+axes: {eta: [0.0, 1.0], steps: [5, 10]}
+"""
+
+
+def _read(tmp_path: Path, text: str) -> Study:
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    return read_study(path)
+
+
+def test_cells_are_all_combinations_last_axis_fastest(tmp_path: Path) -> None:
+    study = _read(tmp_path, GOOD)
+    assert [(c.eta, c.steps) for c in study.cells()] == [(0.0, 5), (0.0, 10), (1.0, 5), (1.0, 10)]
+    assert {c.count for c in study.cells()} == {100}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("axes:", "axs:"), "Did you mean 'axes'"),
+        (("{steps: 10,", "{stps: 10,"), "Did you mean 'steps'"),
+        (("{eta:", "{etta:"), "Did you mean 'eta'"),
+        (("steps: [5, 10]", "steps: [0, 10]"), "steps"),
+        (("eta: [0.0, 1.0]", "eta: [-0.5]"), "eta"),
+        (("eta: [0.0, 1.0]", "eta: []"), "no values"),
+        (("eta: [0.0, 1.0]", "eta: [1.0, 1.0]"), "twice"),
+        (("name: s", "nam: s"), "nam"),
+        (("name: s", "name: [s"), "not valid YAML"),
+        (("base: {", "base:\n\t{"), "not valid YAML"),
+        (("model: m\n", ""), "'model' is missing"),
+        (("{steps: 10,", "{sampler: ddpm,"), "only the sampler ddim has an eta"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(tmp_path: Path, change: tuple[str, str], said: str) -> None:
+    with pytest.raises(DifflabError) as caught:
+        _read(tmp_path, GOOD.replace(*change))
+    assert said in str(caught.value)
+    assert "study.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", [name for names in PROBLEM_SETS.values() for name in names])
+def test_shipped_studies_are_sound(scale: str, name: str) -> None:
+    study = shipped_study(name, scale)
+    assert study.name == name
+    assert study.question.endswith("?")
+    assert len({c.count for c in study.cells()}) == 1, "cells of one study use one n"
+
+
+def test_problem_set_takes_changes() -> None:
+    studies = studies_of("ddim", "paper", {"model": "x"}, count=3)
+    assert {s.model for s in studies} == {"x"}
+    assert {c.count for s in studies for c in s.cells()} == {3}
+
+
+def test_unknown_names_are_answered_with_the_nearest() -> None:
+    with pytest.raises(DifflabError, match="Did you mean 'demo'"):
+        studies_of("ddim", "dem")
+    with pytest.raises(DifflabError, match="Did you mean 'ddim-steps'"):
+        find_study(Path("ddim-step"))
+
+
+def test_key_ignores_order_and_sees_every_value() -> None:
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert key_of({"a": 1, "b": 2}) != key_of({"a": 1, "b": 3})

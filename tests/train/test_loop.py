@@ -1,0 +1,213 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from difflab.data.shapes import Shapes
+from difflab.errors import DifflabError
+from difflab.train.config import OptimConfig
+from difflab.train.loop import CHECKPOINT, Progress, Trainer, make_optimizer, optimise, read_training_state
+
+DATA = Shapes(size=16)
+
+
+def state_of(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """Everything that training changes, by name."""
+    moments = {
+        f"moment {i} {name}": value
+        for i, entry in trainer.optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    averages = {f"average {name}": value for name, value in trainer.ema.state_dict().items()}
+    return {**trainer.bare.state_dict(), **moments, **averages}
+
+
+def advance(trainer: Trainer, steps: int) -> list[Progress]:
+    run = trainer.run()
+    return [next(run) for _ in range(steps)]
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        {"lr": 1e-3, "warmup": 2, "decay": 0.5},
+        {"name": "adamw", "weight_decay": 0.1},
+        {"name": "rmsprop"},
+        {"name": "sgd"},
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(recipe, tmp_path, optim):
+    recipe = recipe(optim=optim)
+    whole = Trainer(recipe, DATA, tmp_path / "whole")
+    losses = [p.loss for p in whole.run()]
+    first = Trainer(recipe, DATA, tmp_path)
+    early = [p.loss for p in advance(first, 3)]
+    first.save()
+    torch.manual_seed(999)  # whatever else happened in between
+    second = Trainer(recipe, DATA, tmp_path)
+    second.resume()
+    late = [p.loss for p in second.run()]
+    assert torch.equal(torch.stack(early + late), torch.stack(losses))
+    expected, found = state_of(whole), state_of(second)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+
+
+def test_the_seed_decides_the_whole_run(recipe, tmp_path):
+    def end(seed: int) -> torch.Tensor:
+        trainer = Trainer(recipe(seed=seed), DATA, tmp_path)
+        advance(trainer, 2)
+        return trainer.bare.state_dict()["conv_out.weight"]
+
+    assert torch.equal(end(1), end(1))
+    assert not torch.equal(end(1), end(2))
+
+
+def test_progress_tells_steps_and_rates(recipe, tmp_path):
+    recipe = recipe()
+    found = list(Trainer(recipe, DATA, tmp_path).run())
+    assert [p.step for p in found] == [1, 2, 3, 4, 5, 6]
+    assert [p.lr for p in found] == [recipe.optim.lr_at(s, 6) for s in range(6)]
+    assert all(p.grad_norm > 0 for p in found)
+    assert all(b.seconds > a.seconds for a, b in pairwise(found))
+
+
+def test_the_rate_of_a_step_scales_its_update(recipe, tmp_path):
+    """Plain SGD: the first update is -lr times the gradient, so half the rate moves half as far."""
+
+    def moved(lr: float) -> torch.Tensor:
+        trainer = Trainer(recipe(optim={"name": "sgd", "lr": lr, "grad_clip": None}), DATA, tmp_path)
+        before = trainer.bare.state_dict()["conv_out.bias"].clone()
+        advance(trainer, 1)
+        return trainer.bare.state_dict()["conv_out.bias"] - before
+
+    torch.testing.assert_close(moved(0.02), 2 * moved(0.01), rtol=1e-4, atol=1e-6)
+
+
+def test_averaged_weights_lag_behind_the_live_ones(recipe, tmp_path):
+    trainer = Trainer(recipe(ema_rate=0.75), DATA, tmp_path)
+    name = "conv_out.weight"
+    before = trainer.bare.state_dict()[name].clone()
+    advance(trainer, 1)
+    expected = 0.75 * before + 0.25 * trainer.bare.state_dict()[name]
+    torch.testing.assert_close(trainer.averaged_state()[name], expected, rtol=0, atol=1e-7)
+
+
+def test_a_tiny_network_learns_its_few_pictures(recipe, tmp_path):
+    from difflab.data.dataset import Item
+
+    class Four:
+        description, classes = "four scenes", None
+        pictures = DATA.batch(range(4))[0]
+
+        def __len__(self) -> int:
+            return 4
+
+        def __getitem__(self, index: int) -> Item:
+            return Item(self.pictures[index])
+
+    network = {**recipe().network.model_dump(), "dropout": 0.0}
+    recipe = recipe(
+        steps=150,
+        batch=16,
+        network=network,
+        prediction="x0",
+        optim={"lr": 5e-3},
+        data={"source": "shapes", "flip": False},
+    )
+    losses = torch.stack([p.loss for p in Trainer(recipe, Four(), tmp_path).run()])
+    assert losses[-20:].mean() < 0.5 * losses[:20].mean()
+
+
+# --- what a checkpoint refuses
+
+
+def saved(recipe, folder: Path) -> Path:
+    trainer = Trainer(recipe, DATA, folder)
+    advance(trainer, 1)
+    trainer.save()
+    return folder / CHECKPOINT
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"seed": 4}, "seed"),
+        ({"batch": 8}, "batch"),
+        ({"optim": {"lr": 2e-3}}, "optim"),
+        ({"ema_rate": 0.5}, "ema_rate"),
+    ],
+)
+def test_resuming_with_another_recipe_is_refused_naming_the_field(recipe, tmp_path, changes, field):
+    saved(recipe(), tmp_path)
+    with pytest.raises(DifflabError, match=f"began with another {field}"):
+        Trainer(recipe(**changes), DATA, tmp_path).resume()
+
+
+def test_how_often_it_logs_and_saves_may_change(recipe, tmp_path):
+    saved(recipe(), tmp_path)
+    trainer = Trainer(recipe(log_every=7, save_every=7, sample_every=7), DATA, tmp_path)
+    trainer.resume()
+    assert trainer.step == 1
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(DifflabError, match=r"checkpoint\.pt: there is no checkpoint to resume from"):
+        read_training_state(tmp_path / CHECKPOINT)
+
+
+def test_a_cut_off_checkpoint_is_refused(recipe, tmp_path):
+    path = saved(recipe(), tmp_path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(DifflabError, match="not a whole training checkpoint"):
+        read_training_state(path)
+
+
+# --- one optimiser step
+
+
+@pytest.mark.parametrize(("clip", "length"), [(1.0, 1.0), (None, 5.0), (100.0, 5.0)])
+def test_the_gradient_is_clipped_by_its_global_norm(clip, length):
+    layer = torch.nn.Linear(2, 1, bias=False)
+    before = layer.weight.detach().clone()
+    loss = layer(torch.tensor([3.0, 4.0])).sum()  # the gradient is (3, 4)
+    norm = optimise(layer, loss, torch.optim.SGD(layer.parameters(), lr=1.0), clip)
+    assert norm.item() == pytest.approx(5.0)
+    torch.testing.assert_close(before - layer.weight, torch.tensor([[0.6, 0.8]]) * length, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_do_not_pile_up_between_steps():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    sgd = torch.optim.SGD(layer.parameters(), lr=0.0)
+    assert [optimise(layer, layer(torch.ones(1)).sum(), sgd, None).item() for _ in range(2)] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("adam", torch.optim.Adam),
+        ("adamw", torch.optim.AdamW),
+        ("rmsprop", torch.optim.RMSprop),
+        ("sgd", torch.optim.SGD),
+    ],
+)
+def test_optimisers_get_the_recipes_settings(name, kind):
+    config = OptimConfig(
+        name=name, lr=0.3, betas=(0.5, 0.7), eps=1e-3, weight_decay=0.1 if name != "sgd" else 0.0, amsgrad=True
+    )
+    optimizer = make_optimizer(torch.nn.Linear(2, 2), config)
+    settings = optimizer.param_groups[0]
+    assert type(optimizer) is kind
+    assert settings["lr"] == 0.3
+    if name.startswith("adam"):
+        assert (settings["betas"], settings["eps"], settings["amsgrad"]) == ((0.5, 0.7), 1e-3, True)
+    assert settings["weight_decay"] == config.weight_decay
+
+
+def test_frozen_parameters_are_not_trained():
+    layer = torch.nn.Linear(2, 2)
+    layer.bias.requires_grad_(False)
+    assert len(make_optimizer(layer, OptimConfig()).param_groups[0]["params"]) == 1

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import difflab
+from difflab.errors import DifflabError
+from difflab.train.config import FeaturesRecipe
+from difflab.train.loop import CHECKPOINT, read_training_state
+from difflab.train.run import train
+
+
+class Stop(Exception):
+    """Stands for a crash."""
+
+
+def stop_at(step: int, error: type[BaseException]):
+    def watch(progress) -> None:
+        if progress.step == step:
+            raise error
+
+    return watch
+
+
+def test_a_finished_training_loads_and_says_how_it_was_made(recipe, tmp_path):
+    recipe = recipe(prediction="v", variance="large")
+    path = train(recipe, tmp_path)
+    model = difflab.load(path)
+    assert path == tmp_path / "tiny.safetensors"
+    assert (model.card.name, model.card.prediction, model.card.variance, model.card.weights) == (
+        "tiny",
+        "v",
+        "large",
+        "ema",
+    )
+    assert model.card.network == recipe.network
+    assert model.card.schedule == recipe.schedule
+    assert model.card.training["recipe"] == recipe.model_dump(mode="json")
+    assert (model.card.training["steps"], model.card.training["images"]) == (6, 24)
+    averages = read_training_state(tmp_path / CHECKPOINT)["ema"]
+    assert all(torch.equal(value, averages[name]) for name, value in model.network.state_dict().items())
+
+
+def test_pictures_are_drawn_and_numbers_logged_on_the_way(recipe, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(recipe(steps=4, log_every=2, sample_every=3), tmp_path)
+    assert [p.name for p in (tmp_path / "samples").iterdir()] == ["0000003.png"]
+    log = EventAccumulator(str(tmp_path / "logs"))
+    log.Reload()
+    assert [e.step for e in log.Scalars("loss")] == [2, 4]
+    assert {"gradient norm", "learning rate", "samples per second"} <= set(log.Tags()["scalars"])
+
+
+def test_watching_does_not_change_the_numbers(recipe, tmp_path):
+    """Sample grids draw from streams of their own."""
+    plain = train(recipe(), tmp_path / "plain")
+    watched = train(recipe(sample_every=2, log_every=1), tmp_path / "watched")
+    assert difflab.load(plain).weights_hash == difflab.load(watched).weights_hash
+
+
+def test_an_interrupted_training_is_saved_and_continues_exactly(recipe, tmp_path):
+    whole = train(recipe(), tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(), tmp_path / "cut", watch=stop_at(2, KeyboardInterrupt))
+    assert read_training_state(tmp_path / "cut" / CHECKPOINT)["step"] == 2
+    continued = train(recipe(), tmp_path / "cut", resume=True)
+    assert difflab.load(continued).weights_hash == difflab.load(whole).weights_hash
+
+
+def test_a_crashed_training_continues_from_its_last_save(recipe, tmp_path):
+    whole = train(recipe(), tmp_path / "whole")
+    with pytest.raises(Stop):
+        train(recipe(save_every=2), tmp_path / "cut", watch=stop_at(5, Stop))
+    assert read_training_state(tmp_path / "cut" / CHECKPOINT)["step"] == 4
+    continued = train(recipe(), tmp_path / "cut", resume=True)
+    assert difflab.load(continued).weights_hash == difflab.load(whole).weights_hash
+
+
+def test_an_interrupt_before_the_first_step_is_saved_too(recipe, tmp_path, monkeypatch):
+    def interrupted(*_args, **_options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("difflab.train.loop.optimise", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(), tmp_path)
+    assert read_training_state(tmp_path / CHECKPOINT)["step"] == 0
+
+
+def test_resuming_a_finished_training_gives_the_same_model(recipe, tmp_path):
+    path = train(recipe(), tmp_path)
+    before = difflab.load(path).weights_hash
+    assert difflab.load(train(recipe(), tmp_path, resume=True)).weights_hash == before
+
+
+def test_a_training_that_is_there_is_not_overwritten(recipe, tmp_path):
+    train(recipe(), tmp_path)
+    with pytest.raises(DifflabError, match="a training is here already; continue it with --resume"):
+        train(recipe(), tmp_path)
+
+
+def test_a_features_training_ends_in_a_file_that_opens(tmp_path):
+    from difflab.score.features import load_small_features
+
+    fields = {
+        "name": "eyes",
+        "data": {"source": "shapes", "flip": False},
+        "heads": {"count": 2},
+        "steps": 2,
+        "batch": 4,
+        "width": 8,
+        "dim": 8,
+    }
+    path = train(FeaturesRecipe.model_validate(fields), tmp_path)
+    assert path == tmp_path / "eyes.safetensors"
+    name, network = load_small_features(path)
+    assert (name, network.config.heads) == ("eyes", {"count": 2})
