@@ -39,6 +39,13 @@ def test_other_seeds_indices_and_draws_give_unrelated_noise():
     assert np.abs(correlations).max() < 6 / math.sqrt(4096), "six standard errors of a correlation"
 
 
+@pytest.mark.parametrize("other", [(0, 1), (1, 0)], ids=["next draw", "next index"])
+def test_no_stream_is_another_one_shifted(other):
+    index, k = other
+    a, b = SeededNoise(0, [0], (4096,)).draw(0), SeededNoise(0, [index], (4096,)).draw(k)
+    assert len(np.intersect1d(a, b)) < 0.01 * 4096, "shifted streams would share nearly all of their values"
+
+
 def test_noise_is_standard_normal():
     values = SeededNoise(0, range(50), (4000,)).draw(1).numpy().ravel()
     n = len(values)

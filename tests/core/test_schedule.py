@@ -102,6 +102,14 @@ def test_grids_have_exactly_as_many_different_timesteps_as_steps(spacing, timest
         assert grid.dtype == np.int64
 
 
+@pytest.mark.parametrize("steps", [1, 7, 15, 60, 333, 600, 999])
+def test_mended_uniform_grid_divides_the_range_as_evenly_as_integers_can(steps):
+    grid = timestep_grid(1000, steps, "uniform")
+    gaps = np.diff([*grid, 1000])
+    assert grid[0] == 0
+    assert gaps.max() - gaps.min() <= 1
+
+
 @pytest.mark.parametrize("timesteps", [10, 96, 1000])
 def test_mended_uniform_grid_is_the_official_one_where_steps_divide(timesteps):
     sound = [steps for steps in range(1, timesteps + 1) if timesteps % steps == 0]

@@ -1,4 +1,4 @@
-"""Promises of a study, kept by doing: killed and resumed, any batch size, nothing twice, failures that stay in their row."""
+"""Promises of a study, kept by doing: killed and resumed, any batch size, nothing twice, failures in their row."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_everything_missing_is_named_at_once_before_any_work(tmp_path: Path) -> 
 
 def test_steps_beyond_the_models_timesteps_are_refused(study: Study, tmp_path: Path) -> None:
     too_many = study.model_copy(update={"axes": {"steps": [10, 101]}})
-    with pytest.raises(DifflabError, match="101.*100 training timesteps"):
+    with pytest.raises(DifflabError, match=r"101.*100 training timesteps"):
         run_study(too_many, tmp_path / "out")
 
 
