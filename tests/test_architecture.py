@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "difflab"
-FOUNDATION = {"errors", "files"}
+FOUNDATION = {"errors", "files", "validation"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "validation": set(),
     "core": set(),
     "nets": set(),
     "score": set(),

@@ -96,3 +96,9 @@ def test_slerp_turns_at_an_even_rate():
 def test_slerp_between_equal_latents_stays_there(latents):
     z = latents[0]
     torch.testing.assert_close(slerp(z, z.clone(), 0.3), z)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_that_no_stream_has_are_refused(seed):
+    with pytest.raises(DifflabError, match=r"seed is .* must lie between 0 and"):
+        SeededNoise(seed, [0], (2,))

@@ -54,7 +54,11 @@ def test_safetensors_without_a_card_are_refused(tmp_path, state):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [('{"name": "a", "netwrok": {}}', "netwrok is not known.*'network'"), ("{", "not JSON"), ("{}", "name is missing")],
+    [
+        ('{"name": "a", "netwrok": {}}', "'netwrok' is not known.*'network'"),
+        ("{", "not JSON"),
+        ("{}", "'name' is missing"),
+    ],
 )
 def test_a_damaged_card_is_named(tmp_path, state, text, words):
     save_file(state, tmp_path / "a.safetensors", {"difflab": text})

@@ -102,15 +102,15 @@ def test_a_told_schedule_keeps_what_the_configuration_says_otherwise(plain):
 @pytest.mark.parametrize(
     ("told", "words"),
     [
-        ({"prediction": "noise"}, "prediction is 'noise'.*'eps', 'x0' or 'v'"),
-        ({"family": "unet"}, "family is 'unet'.*unet2d"),
-        ({"schedule": "linaer"}, "schedule: the field name is 'linaer'.*'linear'"),
-        ({"schedule": {"timestep": 3}}, "timestep is not known.*'timesteps'"),
+        ({"prediction": "noise"}, "'prediction' is 'noise'.*'eps', 'x0' or 'v'"),
+        ({"family": "unet"}, "'family' is 'unet'.*unet2d"),
+        ({"schedule": "linaer"}, "schedule: the field 'name' is 'linaer'.*'linear'"),
+        ({"schedule": {"timestep": 3}}, "'timestep' is not known.*'timesteps'"),
         ({"config": {"image_sise": 8}}, "image_sise is not known.*'image_size'"),
         ({"config": {"image_size": "8"}}, "image_size is '8'"),
         ({"config": {"image_size": 8, "ch": 33}}, "ch is 33"),
         ({"config": "cfiar10.yml"}, "'cifar10'"),
-        ({"config": {**OFFICIAL, "modle": {}}}, "modle is not known"),
+        ({"config": {**OFFICIAL, "modle": {}}}, "'modle' is not known"),
         ({"device": "gpu"}, "device 'gpu'"),
     ],
 )

@@ -102,11 +102,11 @@ def test_the_first_two_groups_are_enough(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (MINIMAL.replace("num_res_blocks", "num_res_block"), r"model\.num_res_block is not known.*'num_res_blocks'"),
-        (MINIMAL.replace("model:", "modle:"), r"modle is not known.*'model'"),
-        (MINIMAL + "optim: {lr: 1.0e-4, beta: 0.9}", r"optim\.beta is not known.*'beta1'"),
-        (MINIMAL.replace("ch: 32", "ch: wide"), r"model\.ch is 'wide'"),
-        (MINIMAL.replace("ch: 32, ", ""), r"model\.ch is missing"),
+        (MINIMAL.replace("num_res_blocks", "num_res_block"), r"'model\.num_res_block' is not known.*'num_res_blocks'"),
+        (MINIMAL.replace("model:", "modle:"), r"'modle' is not known.*'model'"),
+        (MINIMAL + "optim: {lr: 1.0e-4, beta: 0.9}", r"'optim\.beta' is not known.*'beta1'"),
+        (MINIMAL.replace("ch: 32", "ch: wide"), r"'model\.ch' is 'wide'"),
+        (MINIMAL.replace("ch: 32, ", ""), r"'model\.ch' is missing"),
         (MINIMAL.replace("{image_size: 8}", "\n\timage_size: 8"), r"not YAML in line 2"),
         (MINIMAL.replace("image_size: 8", "image_size: 8, channels: 1"), r"data\.channels is 1.*3"),
         (MINIMAL.replace("image_size: 8", "image_size: 8, rescaled: false"), r"data\.rescaled must be true"),

@@ -35,6 +35,10 @@ class SeededNoise:
     shape: tuple[int, ...]
     device: torch.device | str = "cpu"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**64:
+            raise DifflabError(f"seed is {self.seed}, but must lie between 0 and 2^64 - 1.")
+
     def draw(self, k: int) -> Tensor:
         """(B, *shape) float32."""
         out = np.empty((len(self.indices), *self.shape), np.float32)

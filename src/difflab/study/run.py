@@ -28,7 +28,7 @@ from difflab.score.metrics import interval
 from difflab.score.statistics import Statistics
 from difflab.study.engine import Failure, engine
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor, wilson
-from difflab.study.result import Difference, Result, Row, Score
+from difflab.study.result import Difference, Result, Row, Score, read_result
 from difflab.study.spec import Metric, Scalar, Settings, Study, key_of, read_study
 from difflab.study.store import CellStore, Store
 from difflab.zoo.codec import decode
@@ -184,7 +184,7 @@ def run_study(
         root=bench.store.root,
     )
     result.save(folder)
-    return result
+    return read_result(folder, bench.store.root)  # what a report made later will see
 
 
 def run_cell(bench: Bench, settings: Settings, watch: Watch | None = None) -> Row:

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from difflab.errors import DifflabError, suggest
+from difflab.validation import validated
 
 Metric = Literal["fid", "valid"]
 Scalar = int | float | str | bool | None
@@ -134,25 +135,4 @@ def parse_study(text: str, name: str, overrides: Mapping[str, Any] | None = None
         raise DifflabError(
             f"{name}: found {type(fields).__name__}, but a study is a YAML mapping with name, model, axes and so on."
         )
-    try:
-        return Study(**{**fields, **(overrides or {})})
-    except ValidationError as error:
-        raise DifflabError(f"{name}: {first_problem(error, Study)}") from error
-
-
-def first_problem(error: ValidationError, model: type[BaseModel]) -> str:
-    """One sentence for the first thing pydantic found wrong, with the nearest valid name for an unknown field."""
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"]]
-    field = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        for part in location[:-1]:
-            annotation = model.model_fields[part].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                model = annotation
-        return f"the field {field!r} is not known.{suggest(location[-1], model.model_fields)}"
-    if problem["type"] == "missing":
-        return f"the field {field!r} is missing; add it."
-    if problem["type"] == "value_error":
-        return f"{field + ': ' if field else ''}{problem['ctx']['error']}."
-    return f"the field {field!r} is {problem['input']!r}: {problem['msg'].lower()}."
+    return validated(Study, {**fields, **(overrides or {})}, name)

@@ -9,12 +9,13 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from difflab.core.loss import Reduction
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.errors import DifflabError, suggest
+from difflab.validation import validated
 from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
 
 Positive = Annotated[int, Gt(0)]
@@ -108,7 +109,10 @@ class FeaturesRecipe(Recipe):
     noise: Share = 0.0
 
 
-_ANY = TypeAdapter(Annotated[DiffusionRecipe | FeaturesRecipe, Field(discriminator="kind")])
+_KINDS: dict[str, type[DiffusionRecipe] | type[FeaturesRecipe]] = {
+    "diffusion": DiffusionRecipe,
+    "features": FeaturesRecipe,
+}
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | FeaturesRecipe:
@@ -130,11 +134,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | 
         )
     for override in overrides:
         _apply(fields, override)
-    fields.setdefault("kind", "diffusion")
-    try:
-        return _ANY.validate_python(fields)
-    except ValidationError as error:
-        raise DifflabError(f"{path}: {_first_problem(error)}") from error
+    kind = fields.setdefault("kind", "diffusion")
+    if kind not in _KINDS:
+        raise DifflabError(f"{path}: kind {kind!r} is not known.{suggest(str(kind), _KINDS)}")
+    return validated(_KINDS[kind], fields, str(path))
 
 
 def _apply(fields: dict[str, Any], override: str) -> None:
@@ -157,25 +160,3 @@ _Numbers.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_
 _Numbers.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-
-
-def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    location = [str(part) for part in problem["loc"] if part not in ("diffusion", "features")]
-    field = ".".join(location)
-    if problem["type"] == "extra_forbidden":
-        models: list[type[BaseModel]] = [
-            DiffusionRecipe,
-            FeaturesRecipe,
-            DataConfig,
-            OptimConfig,
-            UNet2DConfig,
-            ScheduleConfig,
-        ]
-        known = {name for model in models for name in model.model_fields}
-        return f"the field {field!r} is not known.{suggest(location[-1], known)}"
-    if problem["type"] == "missing":
-        return f"the field {field!r} is missing; add it."
-    if problem["type"] == "value_error":
-        return f"{field}: {problem['ctx']['error']}."
-    return f"the field {field!r} is {problem.get('input')!r}: {problem['msg'].lower()}."

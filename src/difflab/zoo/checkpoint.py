@@ -11,9 +11,9 @@ from torch import Tensor
 
 from difflab.errors import DifflabError
 from difflab.files import write_bytes, write_json
+from difflab.validation import validated
 from difflab.zoo.card import Card
 from difflab.zoo.safe import read_safetensors
-from difflab.zoo.validation import validated
 
 KEY = "difflab"  # of the card in the metadata
 

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from difflab.errors import DifflabError
 from difflab.files import write_bytes, write_json
+from difflab.validation import validated
 from difflab.zoo.adapters import Contents, State, is_state
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import plain_tensors
 from difflab.zoo.families import FAMILIES, UNet2DConfig
 from difflab.zoo.safe import read_safetensors, read_torch
-from difflab.zoo.validation import validated
 
 _WEIGHTS = "diffusion_pytorch_model"
 

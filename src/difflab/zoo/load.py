@@ -11,6 +11,7 @@ import torch
 
 from difflab.core.prediction import Prediction
 from difflab.errors import DifflabError, suggest
+from difflab.validation import validated
 from difflab.zoo.adapters import Contents, State, read_official
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import KEY, parse_card
@@ -22,7 +23,6 @@ from difflab.zoo.model import Model, build_model
 from difflab.zoo.official import OfficialConfig, read_config
 from difflab.zoo.registry import Entry, find, known_names
 from difflab.zoo.safe import is_safetensors, read_safetensors, read_torch
-from difflab.zoo.validation import validated
 
 Config = str | Path | Mapping[str, Any] | UNet2DConfig | OfficialConfig
 ScheduleLike = str | Mapping[str, Any] | ScheduleConfig

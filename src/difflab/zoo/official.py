@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from difflab.core.schedule import BetaName
 from difflab.errors import DifflabError, suggest
+from difflab.validation import validated
 from difflab.zoo.families import Positive, ScheduleConfig, UNet2DConfig
-from difflab.zoo.validation import validated
 
 SHIPPED = ("bedroom", "celeba", "church", "cifar10")
 

@@ -30,13 +30,13 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
     place = [str(part) for part in problem["loc"]]
     name = ".".join(place)
     if problem["type"] == "extra_forbidden":
-        return f"the field {name} is not known.{suggest(place[-1], _inner(model, place[:-1]).model_fields)}"
+        return f"the field {name!r} is not known.{suggest(place[-1], _inner(model, place[:-1]).model_fields)}"
     if problem["type"] == "missing":
-        return f"the field {name} is missing; add it."
+        return f"the field {name!r} is missing; add it."
     said = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return f"{name}: {said}." if name else f"{said}."
-    subject = f"the field {name}" if name else "it"
+    subject = f"the field {name!r}" if name else "it"
     return f"{subject} is {problem['input']!r}: {said[0].lower()}{said[1:]}."
 
 
