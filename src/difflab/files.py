@@ -30,8 +30,7 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        handle, name = _temporary_beside(path)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
@@ -44,6 +43,14 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
             if os.path.exists(name):
                 os.unlink(name)
             raise
+
+
+def _temporary_beside(path: Path) -> tuple[int, str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except FileNotFoundError as error:  # what a file system that takes no files answers
+        raise DifflabError(f"{path}: nothing can be written here; choose another folder.") from error
 
 
 @contextmanager
