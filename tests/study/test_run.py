@@ -157,3 +157,18 @@ def test_few_samples_are_noted(study: Study, tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="covariance is singular"):
         result = run_study(few, tmp_path)
     assert any("mostly bias" in note for note in result.notes)
+
+
+def test_another_reference_is_scored_anew_without_drawing(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even one that differs in its covariance alone and has no passport."""
+    scores = []
+    for scale in (1.0, 4.0):
+        file = tmp_path / f"{scale}.npz"
+        np.savez(file, mu=np.zeros(8), sigma=scale * np.eye(8))
+        other = study.model_copy(update={"reference": str(file), "axes": {"steps": [2]}})
+        with pytest.warns(UserWarning, match="passport|features"):
+            scores.append(run_study(other, tmp_path / "out").rows[0].scores["fid"].value)
+        monkeypatch.setattr(module, "_draw_chunk", lambda *_: pytest.fail("drawn again"))
+    assert scores[0] != scores[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shlex
 import time
@@ -249,7 +250,7 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     """The cell's record of scores: read, or measured and written last of all."""
     measured_by = key_of(
         {
-            "mu": bench.statistics.mu.tobytes().hex()[:4096],
+            "moments": [hashlib.sha256(m.tobytes()).hexdigest() for m in bench.statistics.gaussian],
             "reference": bench.statistics.passport,
             "metrics": bench.study.metrics,
             "replicates": bench.study.replicates,
