@@ -19,7 +19,8 @@ from difflab.core.schedule import betas, make_schedule, timestep_grid
 from difflab.nets.layers import sincos_embedding
 from difflab.train.config import OptimConfig
 from difflab.train.ema import EMA
-from difflab.train.loop import make_optimizer, optimise
+from difflab.train.loop import optimise
+from difflab.train.optim import make_optimizer
 from difflab.zoo.codec import decode
 from difflab.zoo.model import Draw, Model, walk
 

@@ -15,7 +15,7 @@ last one, so that 32x32 images cost what 16x16 ones would; `groups` lowers the n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -157,6 +157,12 @@ class UNet2D(nn.Module):
         patch: side of the pixel blocks folded into channels; 1 is the official network.
         groups: of every group norm; 32 is the official network.
     """
+
+    edges: ClassVar[tuple[str, ...]] = (
+        "temb",
+        "conv_in",
+        "conv_out",
+    )  # what meets pixels or timesteps rather than hidden channels
 
     def __init__(
         self,

@@ -39,10 +39,12 @@ class DataConfig(_Strict):
 
 class OptimConfig(_Strict):
     """lr rises linearly over `warmup` steps, stays, and falls linearly to 0 over the last `decay` share of the steps.
-    grad_clip: largest global norm of the gradient; None does not clip."""
+    grad_clip: largest global norm of the gradient; None does not clip. With `muon`, lr is of the hidden weights and
+    adam_lr, on the same course, of all others (see `train.optim`)."""
 
-    name: Literal["adam", "adamw", "rmsprop", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "muon", "rmsprop", "sgd"] = "adam"
     lr: Annotated[float, Gt(0.0)] = 2e-4
+    adam_lr: Annotated[float, Gt(0.0)] = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: Annotated[float, Ge(0.0)] = 0.0

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.errors import DifflabError
-from difflab.train.config import DiffusionRecipe, FeaturesRecipe, OptimConfig
+from difflab.train.config import DiffusionRecipe, FeaturesRecipe
 from difflab.train.ema import EMA
 from difflab.train.feed import Feed, step_seed
 from difflab.train.objective import DiffusionObjective, FeaturesObjective, Objective
+from difflab.train.optim import make_optimizer, set_rate
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -59,8 +60,8 @@ class Trainer:
         network = self.objective.build()
         self.bare = network
         self.ema = EMA(network, recipe.ema_rate) if isinstance(recipe, DiffusionRecipe) else None
-        optimizer = make_optimizer(network, recipe.optim)
-        self.network, self.optimizer = self.accelerator.prepare(network, optimizer)
+        self.network = self.accelerator.prepare(network)
+        self.optimizer = self.accelerator.prepare(make_optimizer(network, recipe.optim))  # of weights in their place
         self.feed = Feed(
             dataset, recipe.batch // world, recipe.seed,
             flip=recipe.data.flip, rank=self.accelerator.process_index, world=world,
@@ -74,8 +75,7 @@ class Trainer:
         self.network.train()
         while self.step < r.steps:
             lr = r.optim.lr_at(self.step, r.steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
+            set_rate(self.optimizer, lr)
             seed = step_seed(r.seed, self.step, self.accelerator.process_index)
             torch.manual_seed(seed)  # for dropout
             batch = self.feed.at(self.step)
@@ -153,20 +153,6 @@ def optimise(
     norm = nn.utils.clip_grad_norm_(network.parameters(), grad_clip if grad_clip is not None else float("inf"))
     optimizer.step()
     return norm
-
-
-def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The optimiser of a recipe, over all parameters that are trained."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    c = config
-    if c.name in ("adam", "adamw"):
-        kind = torch.optim.Adam if c.name == "adam" else torch.optim.AdamW
-        return kind(
-            parameters, lr=c.lr, betas=c.betas, eps=c.eps, weight_decay=c.weight_decay, amsgrad=c.amsgrad, fused=True
-        )
-    if c.name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=c.lr, weight_decay=c.weight_decay)
-    return torch.optim.SGD(parameters, lr=c.lr, momentum=0.9)
 
 
 def _objective(recipe: DiffusionRecipe | FeaturesRecipe) -> Objective:
