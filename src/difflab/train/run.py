@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +38,8 @@ def train(
     """Train by `recipe` in the folder `out`; returns the finished model's file.
 
     The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
-    `<name>.safetensors`. `watch` sees every step. On Ctrl-C the state is saved before the interrupt goes on.
+    `<name>.safetensors`. `watch` sees every step. Ctrl-C lets the step that runs end and saves the state before the
+    interrupt goes on; a second Ctrl-C does not wait and saves nothing.
 
     Raises DifflabError when a training is there already and `resume` is off, or its data cannot be read.
     """
@@ -47,23 +51,43 @@ def train(
         trainer.resume()
     main = trainer.accelerator.is_main_process
     log = _Log(out) if main else None
-    try:
+    with closing(log) if log else nullcontext(), _interrupts_between_steps() as interrupted:
         for progress in trainer.run():
             if log:
                 log.see(progress, recipe)
-            if progress.step % recipe.save_every == 0 or progress.step == recipe.steps:
+            if progress.step % recipe.save_every == 0 or progress.step == recipe.steps or interrupted():
                 trainer.save()
+            if interrupted():
+                raise KeyboardInterrupt
             if main and isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
                 save_samples(out / "samples" / f"{progress.step:07d}.png", _grid(recipe, trainer))
             if watch:
                 watch(progress)
-    except KeyboardInterrupt:
-        trainer.save()
-        raise
-    finally:
-        if log:
-            log.close()
     return _finish(recipe, trainer, out)
+
+
+@contextmanager
+def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
+    """Holds a first Ctrl-C back, to be asked for between steps: inside one, weights and counter do not agree.
+
+    Only the main thread may do so; elsewhere nothing is held back.
+    """
+    came = False
+
+    def hold(_signal: int, _frame: object) -> None:
+        nonlocal came
+        if came:
+            raise KeyboardInterrupt
+        came = True
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, hold)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _open(data: DataConfig) -> Dataset:
