@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "difflab"
-FOUNDATION = {"errors", "files", "validation"}
+FOUNDATION = {"errors", "files", "precision", "validation"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
+    "precision": set(),
     "validation": set(),
     "core": set(),
     "nets": set(),

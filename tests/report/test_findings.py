@@ -5,7 +5,7 @@ import re
 import pytest
 
 from difflab.report.curves import compare, curves
-from difflab.report.findings import contrast, findings, headline, knee, linear_fit, timing, trend
+from difflab.report.findings import choices, contrast, findings, headline, knee, linear_fit, timing, trend
 
 
 def said(sentences):
@@ -82,7 +82,7 @@ def test_knee_is_the_first_setting_after_which_nothing_clear_and_large_is_gained
 
 
 def test_small_clear_gain_beyond_the_knee_is_quantified(steps_result):
-    assert "The knee is at 20 steps: going further improves by 7.0 % at most." in said(
+    assert "The knee is at 20 steps: the best of what follows improves by an estimated 7.0 %." in said(
         findings(steps_result(20.0, 10.0, 9.5, 9.3, half=0.01))
     )
 
@@ -152,7 +152,34 @@ def test_contrast_needs_two_axes_of_numbers(make_result, steps_result):
 
 def test_named_settings_are_listed_without_an_order(make_result):
     result = make_result({"sampler": ["ddim", "ddpm"]}, {("ddim",): 3.0, ("ddpm",): 9.0})
-    assert "they differ by more than their error bars" in trend(result, "fid", line(result, "sampler"))
+    assert "they differ clearly" in trend(result, "fid", line(result, "sampler"))
+
+
+def grid_result(make_result, trailing, uniform, **options):
+    axes = {"steps": [5, 10, 20], "spacing": ["trailing", "uniform"]}
+    values = {(s, n): v for n, row in (("trailing", trailing), ("uniform", uniform)) for s, v in zip((5, 10, 20), row)}
+    return make_result(axes, values, **options)
+
+
+def test_names_on_the_second_axis_are_compared_at_each_place_of_the_first(make_result):
+    text = said(choices(grid_result(make_result, (3.0, 2.0, 1.0), (9.0, 1.5, 1.01), paired=0.1), "fid"))
+    assert text == (
+        "FD is clearly better with trailing than with uniform at 5 steps (6.00 [5.90, 6.10]); FD is clearly better with "
+        "uniform than with trailing at 10 steps (0.50 [0.40, 0.60]); at 20 steps trailing and uniform cannot be told "
+        "apart by FD."
+    )
+
+
+def test_numbers_on_the_second_axis_are_no_choice(make_result):
+    values = {(s, e): 1.0 for s in (5, 10) for e in (0.0, 1.0)}
+    assert choices(make_result({"steps": [5, 10], "eta": [0.0, 1.0]}, values), "fid") == []
+
+
+def test_times_that_bend_are_not_called_linear(steps_result):
+    """steps^1.3 has R² 0.99 on a straight line, but the cheapest cells lie far from it."""
+    bent = steps_result(4.0, 3.0, 2.0, 1.0, 0.9, seconds=lambda s: 0.01 * s.steps**1.3 * s.count)
+    assert linear_fit(bent).r2 > 0.98
+    assert "does not describe" in said(timing(bent))
 
 
 def test_fit_recovers_the_line_that_made_the_times(steps_result):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
-from difflab.study.measure import is_statistics, score, stats, wilson
+from difflab.study.measure import is_statistics, score, stats
 
 
 def test_a_set_against_its_own_statistics_is_zero(parts: dict[str, str], tmp_path: Path) -> None:
@@ -55,12 +55,3 @@ def test_samples_must_be_pictures(parts: dict[str, str], tmp_path: Path) -> None
     assert not is_statistics(parts["reference"])
     with pytest.raises(DifflabError, match="must be pictures"):
         score("fid", tmp_path / "s.npz", parts["reference"])
-
-
-def test_wilson_interval_solves_its_equation() -> None:
-    """Wilson's bounds p are the roots of |k/n - p| = z sqrt(p (1 - p) / n)."""
-    interval = wilson(17, 20)
-    for bound in (interval.low, interval.high):
-        assert abs(17 / 20 - bound) == pytest.approx(1.959964 * np.sqrt(bound * (1 - bound) / 20), rel=1e-9)
-    assert wilson(0, 10).low == 0.0
-    assert wilson(10, 10).high == pytest.approx(1.0)

@@ -24,16 +24,21 @@ _LIBRARIES = (
 
 def doctor() -> None:
     """Say what is installed and which weights are there, and check the mathematics on closed forms."""
-    from difflab.study.run import machine
+    from difflab.cli.options import pick_device
+    from difflab.data.sources import KNOWN, data_root
+    from difflab.study.record import machine
     from difflab.zoo.registry import home, list_models
 
-    print("\n".join(f"{name:<10} {value}" for name, value in machine("cpu").items() if name != "finished"))
+    print("\n".join(f"{name:<10} {value}" for name, value in machine(pick_device(None)).items()))
     print("\nlibraries")
     for name in _LIBRARIES:
         print(f"  {name:<12} {_version(name)}")
-    print(f"\nweights (in {home()} and in the package)")
+    print(f"\nweights (in {home()}, or $DIFFLAB_HOME, and in the package)")
     for row in list_models():
         print(f"  {row.name:<18} {row.kind:<9} {'here' if row.present else 'not here'}")
+    print(f"\ndata sets (in {data_root()})")
+    for name in KNOWN:
+        print(f"  {name:<18} {'here' if (data_root() / name).is_dir() else 'not here'}")
     print("\nself-check")
     failed = 0
     for name, check in CHECKS.items():

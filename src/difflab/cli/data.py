@@ -18,16 +18,17 @@ def names(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from difflab.data.sources import KNOWN, SHAPES, data_root
 
-    table = Table("name", "here", "where", "from", box=None)
+    table = Table("name", "here", Column("where", overflow="fold"), Column("from", overflow="fold"), box=None)
     table.add_row(SHAPES, "yes", "drawn on the fly", "ships with difflab")
     for name, known in KNOWN.items():
         place = data_root() / name
         table.add_row(name, "yes" if place.is_dir() else "", str(place), known.origin)
     Console().print(table)
+    print("Named data sets are looked for in $DIFFLAB_DATA where it is set.")
 
 
 @app.command()

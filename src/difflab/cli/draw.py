@@ -19,10 +19,10 @@ def sample(
     out: Annotated[Path, typer.Option(help="samples.npz, grid.png, or a folder.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
     sampler: Annotated[str, typer.Option(help="ddim, ddpm (ancestral) or ddpm-noisy (ermongroup's).")] = "ddim",
-    steps: Annotated[int, typer.Option(help="Sampler steps.")] = 50,
-    eta: Annotated[float, typer.Option(help="DDIM stochasticity: 0 deterministic, 1 DDPM.")] = 0.0,
-    spacing: Annotated[str | None, typer.Option(help="uniform, quad, trailing, leading, linspace.")] = None,
-    official_grid: Annotated[bool, typer.Option("--official-grid", help="The reference code's grid, quirks included.")] = False,
+    steps: Annotated[int, typer.Option(help="Sampler steps, 1 to the model's training timesteps.")] = 50,
+    eta: Annotated[float, typer.Option(help="DDIM stochasticity, 0 (deterministic) to 1 (DDPM).")] = 0.0,
+    spacing: Annotated[str | None, typer.Option(help="Where the steps lie: uniform, quad, trailing, leading or linspace; the family's own when left out (unet2d: uniform).")] = None,
+    official_grid: Annotated[bool, typer.Option("--official-grid", help="The reference code's grid, quirks included; uniform and quad only.")] = False,
     clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp x0 to [-1, 1]; the sampler's habit when left out.")] = None,
     seed: Seed = 0,
     batch: Batch = 64,
@@ -33,11 +33,13 @@ def sample(
     """Draw samples from a model."""
     from difflab.data.writers import save_samples
     from difflab.zoo.load import load
-    from difflab.zoo.model import Draw, sample_batches
+    from difflab.zoo.model import Draw, grid_note, sample_batches
 
     loaded = load(model, config=config, prediction=prediction, device=pick_device(device))  # type: ignore[arg-type]
     print(loaded.card.summary())
     draw = Draw(sampler, steps, eta, spacing, official_grid, clip)  # type: ignore[arg-type]
+    if note := grid_note(loaded, draw):
+        print(note)
     batches = sample_batches(loaded, draw, seed, range(n), batch)
     count = save_samples(out, with_bar(batches, n, "samples"))
     print(f"{count} samples in {out}")

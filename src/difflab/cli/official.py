@@ -25,7 +25,9 @@ _PRETRAINED = {
     "cat": "ema_lsun_cat",
 }
 _DATA = {"CIFAR10": "cifar10", "CELEBA": "celeba", "church_outdoor": "lsun-church", "bedroom": "lsun-bedroom"}
+OFFICIAL_CHECKPOINT, OWN_CHECKPOINT = "ckpt.pth", "checkpoint.pt"
 SEQUENCES = 8  # latents of --sequence
+RUN_FILE = ".run.json"  # in the folder of --fid: what its pictures were drawn with
 SHARES = [k / 10 for k in range(11)]  # of --interpolation
 
 
@@ -43,7 +45,7 @@ def ddim(
     skip_type: Annotated[str, typer.Option("--skip_type", help="uniform or quad.")] = "uniform",
     timesteps: Annotated[int, typer.Option(help="Steps asked for; the official grid may make more.")] = 1000,
     eta: Annotated[float, typer.Option(help="0 deterministic, 1 DDPM.")] = 0.0,
-    seed: Annotated[int, typer.Option(min=0)] = 1234,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise, or of the training.")] = 1234,
     ni: Annotated[bool, typer.Option("--ni", help="Do not ask before going on in a folder that is there.")] = False,
     resume_training: Annotated[bool, typer.Option("--resume_training", help="Go on with the training of DOC.")] = False,
     count: Annotated[int, typer.Option(min=1, help="Pictures of --fid (not an official flag).")] = 50_000,
@@ -56,7 +58,7 @@ def ddim(
 
     settings = read_config(config)
     if not sample:
-        _train(settings, doc, exp / "logs" / doc, resume_training)
+        _train(settings, doc, exp / "logs" / doc, resume_training, seed)
         return
     if sample_type not in _SAMPLERS:
         raise DifflabError(f"--sample_type is {sample_type!r}, but must be generalized or ddpm_noisy.")
@@ -70,22 +72,24 @@ def ddim(
     model = _model(settings, config, exp / "logs" / doc, use_pretrained, pick_device(device))
     print(model.card.summary())
     folder = exp / "image_samples" / image_folder
-    _agree(folder, ni, fid)
     draw = _draw(model, sample_type, skip_type, timesteps, eta)
+    if sequence:
+        _clear(folder, ni)
+    if fid:
+        _same_run(folder, model, draw, seed)
     {"fid": _fid, "interpolation": _interpolation, "sequence": _sequence}[modes[0]](
         model, draw, seed, folder, count, batch
     )
 
 
 def _draw(model: Model, sample_type: str, skip_type: str, timesteps: int, eta: float) -> Draw:
-    from difflab.core.schedule import timestep_grid
-    from difflab.zoo.model import Draw
+    from difflab.zoo.model import Draw, grid_note
 
     eta = eta if sample_type == "generalized" else 0.0  # the official code ignores it there
-    calls = len(timestep_grid(model.schedule.timesteps, timesteps, skip_type, official_grid=True))  # type: ignore[arg-type]
-    if calls != timesteps:
-        print(f"note: the official {skip_type} grid for {timesteps} timesteps makes {calls} network calls")
-    return Draw(_SAMPLERS[sample_type], timesteps, eta, skip_type, official_grid=True)  # type: ignore[arg-type]
+    draw = Draw(_SAMPLERS[sample_type], timesteps, eta, skip_type, official_grid=True)  # type: ignore[arg-type]
+    if note := grid_note(model, draw):
+        print(note)
+    return draw
 
 
 def _model(settings: OfficialConfig, config: str, logs: Path, use_pretrained: bool, device: str) -> Model:
@@ -100,7 +104,9 @@ def _model(settings: OfficialConfig, config: str, logs: Path, use_pretrained: bo
             )
         return load(name, config=settings, device=device)
     number = settings.sampling.ckpt_id if settings.sampling else None
-    path = logs / (f"ckpt_{number}.pth" if number is not None else "ckpt.pth")
+    path = logs / (f"ckpt_{number}.pth" if number is not None else OFFICIAL_CHECKPOINT)
+    if not path.exists() and number is None and (logs / OWN_CHECKPOINT).exists():
+        path = logs / OWN_CHECKPOINT  # of a training begun by this command
     if not path.exists():
         raise DifflabError(
             f"{path}: there is no checkpoint; put the official trainer's file there, or give --use_pretrained."
@@ -108,12 +114,37 @@ def _model(settings: OfficialConfig, config: str, logs: Path, use_pretrained: bo
     return load(path, config=settings, device=device)
 
 
-def _agree(folder: Path, ni: bool, resumable: bool) -> None:
-    """The official code asks before it writes into a folder that is there; `--fid` goes on in it."""
-    if ni or resumable or not folder.exists() or not any(folder.iterdir()):
+def _clear(folder: Path, ni: bool) -> None:
+    """As the official code before --sequence: pictures of another run are removed, if the user agrees or said --ni."""
+    from difflab.errors import DifflabError
+
+    pictures = sorted(folder.glob("*.png"))
+    if not pictures:
         return
-    if not typer.confirm(f"{folder} is there already. Overwrite its pictures?"):
-        raise typer.Exit
+    if not ni and not typer.confirm(f"{folder} holds {len(pictures)} pictures. Remove them?"):
+        raise DifflabError(f"{folder}: left as it is; choose another --image_folder.")
+    for picture in pictures:
+        picture.unlink()
+
+
+def _same_run(folder: Path, model: Model, draw: Draw, seed: int) -> None:
+    """Refuse to fill up a folder whose pictures were drawn with other settings."""
+    import json
+    from dataclasses import asdict
+
+    from difflab import files
+    from difflab.errors import DifflabError
+
+    record, now = folder / RUN_FILE, {"weights": model.weights_hash, "seed": seed, **asdict(draw)}
+    if not record.exists() and any(folder.glob("*.png")):
+        raise DifflabError(f"{folder}: holds pictures of an unknown run; choose another --image_folder.")
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else now
+    if changed := [name for name in now if before.get(name) != now[name]]:
+        was, is_now = before.get(changed[0]), now[changed[0]]
+        raise DifflabError(
+            f"{folder}: its pictures were drawn with {changed[0]} {was}, not {is_now}; choose another --image_folder."
+        )
+    files.write_json(record, now)
 
 
 def _fid(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
@@ -133,16 +164,15 @@ def _fid(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: i
 def _interpolation(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
     import torch
 
-    from difflab.core.noise import slerp
-    from difflab.zoo.model import sample, seeded_noise
+    from difflab.core.noise import StartedNoise, slerp
+    from difflab.core.sampler import final
+    from difflab.zoo.codec import decode
+    from difflab.zoo.model import seeded_noise, walk
 
     z1, z2 = seeded_noise(model, seed, [0, 1]).draw(0)
     latents = torch.stack([slerp(z1, z2, share) for share in SHARES])
-    noise = [seeded_noise(model, seed, range(len(SHARES))).draw(k + 1) for k in range(draw.steps * 2)] if draw.eta or draw.sampler != "ddim" else []  # fmt: skip
-    images = sample(
-        model, x_T=latents, noise=noise, sampler=draw.sampler, steps=draw.steps, eta=draw.eta, spacing=draw.spacing,
-        official_grid=True, batch=8,
-    )  # fmt: skip
+    noise = StartedNoise(latents, seeded_noise(model, seed, range(len(SHARES))))
+    images = decode(final(walk(model, draw, noise)), model.card.rounding)
     for number, image in enumerate(images):
         _save(folder / f"{number}.png", image)
     print(f"{len(images)} pictures in {folder}")
@@ -168,12 +198,19 @@ def _save(path: Path, image: object) -> None:
         Image.fromarray(image.squeeze()).save(file, "PNG")  # type: ignore[attr-defined]
 
 
-def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool) -> None:
-    """The official objective and optimiser, as a recipe."""
+def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool, seed: int) -> None:
+    """The official objective and optimiser, as a recipe; the state goes to `checkpoint.pt` in the folder."""
+    from difflab.cli.training import watching
+    from difflab.data.sources import open_data
     from difflab.errors import DifflabError
     from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
     from difflab.train.run import train
 
+    if (folder / OFFICIAL_CHECKPOINT).exists():
+        raise DifflabError(
+            f"{folder / OFFICIAL_CHECKPOINT}: a training of the official code is here, which difflab can sample from but "
+            "not continue; choose another --doc."
+        )
     if settings.training is None or settings.optim is None:
         raise DifflabError(
             "the config has no groups training and optim, which a training needs; add --sample to sample."
@@ -183,7 +220,8 @@ def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool) -> No
         raise DifflabError(
             f"the config's data set {settings.data.dataset!r} is not known; train with a recipe instead."
         )
-    optim, card = settings.optim, settings.card_fields()
+    optim, card, batch = settings.optim, settings.card_fields(), settings.training.batch_size
+    pictures = len(open_data(source, split="train" if source in ("cifar10", "celeba") else None))
     recipe = DiffusionRecipe(
         name=doc or source,
         network=card["network"],
@@ -191,16 +229,21 @@ def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool) -> No
         variance=card["variance"],
         reduction="sum",
         timesteps="antithetic",
-        ema_rate=settings.model.ema_rate,
-        data=DataConfig(source=source, size=settings.data.image_size, flip=settings.data.random_flip),
+        ema_rate=settings.model.ema_rate if settings.model.ema else 0.0,
+        data=DataConfig(
+            source=source, size=settings.data.image_size, flip=settings.data.random_flip,
+            dequantization=settings.data.dequantization,
+        ),
         optim=OptimConfig(
             name=optim.optimizer.lower(),  # type: ignore[arg-type]
             lr=optim.lr, betas=(optim.beta1, 0.999), eps=optim.eps, weight_decay=optim.weight_decay,
             amsgrad=optim.amsgrad, grad_clip=optim.grad_clip,
         ),
-        steps=settings.training.n_iters,
-        batch=settings.training.batch_size,
+        steps=settings.training.n_epochs * -(-pictures // batch),
+        batch=batch,
         save_every=settings.training.snapshot_freq,
-        seed=1234,
+        seed=seed,
     )  # fmt: skip
-    print(f"{recipe.name}: {train(recipe, folder, resume=resume)}")
+    with watching(recipe) as watch:
+        path = train(recipe, folder, resume=resume, watch=watch)
+    print(f"{recipe.name}: {path}")

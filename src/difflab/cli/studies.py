@@ -39,15 +39,14 @@ def run(
 
 @app.command("status")
 def status(file: StudyFile, out: Out = None) -> None:
-    """Which cells of a study are done, begun or missing."""
+    """Which cells of a study are done, begun or missing. --out is the folder it was run in, where `cells` lies."""
+    from difflab.study.bench import open_benches
     from difflab.study.presets import find_study
-    from difflab.study.run import Bench, check_all
     from difflab.study.store import Store
 
     study = find_study(file)
     store = Store(out or Path("runs") / study.name)
-    check_all([study], store, "cpu")
-    bench = Bench(study, store, 64, "cpu")
+    (bench,) = open_benches([study], store, device="cpu")
     rows = []
     for settings in study.cells():
         cell, chunks = bench.store.cell(bench.decides(settings)), -(-settings.count // study.chunk)
@@ -58,7 +57,7 @@ def status(file: StudyFile, out: Out = None) -> None:
 
 @app.command("explain")
 def explain(file: StudyFile) -> None:
-    """What a study would do: its cells, their cost in network calls, and what it needs."""
+    """What a study would do: its cells and their cost in network calls."""
     from difflab.study.presets import find_study
 
     study = find_study(file)
@@ -88,8 +87,9 @@ def reproduce(
 ) -> None:  # fmt: skip
     """Run a problem set, its studies and its written questions, and leave one report."""
     from difflab.report.page import build_report
+    from difflab.study.bench import open_benches
     from difflab.study.presets import problem_sets, studies_of
-    from difflab.study.run import check_all, run_study
+    from difflab.study.run import run_bench
     from difflab.study.store import Store
 
     names = problem_sets(problem_set)
@@ -98,22 +98,10 @@ def reproduce(
     for name in names:
         studies = studies_of(name, scale, {k: v for k, v in changes.items() if v is not None}, count)
         folder = out or Path("runs") / (name if scale == "demo" else f"{name}-{scale}")
-        store, chosen = Store(folder), pick_device(device)
-        check_all(studies, store, chosen)
         results = []
-        for study in studies:
-            with _watching(study) as watch:
-                results.append(
-                    run_study(
-                        study,
-                        folder / study.name,
-                        store=store,
-                        batch=batch,
-                        device=chosen,
-                        engine_name=engine,
-                        watch=watch,
-                    )
-                )
+        for bench in open_benches(studies, Store(folder), batch=batch, device=pick_device(device)):
+            with _watching(bench.study) as watch:
+                results.append(run_bench(bench, folder / bench.study.name, engine_name=engine, watch=watch))
         pages.append((build_report(results, folder / "report", problem_set=name), results))
     for page, results in pages:
         print(f"report: {page}")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+    from difflab.train.loop import Progress
 
 
 def train(
@@ -14,9 +20,10 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder; runs/train/<name> when left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in the folder.")] = False,
 ) -> None:
-    """Train a model or a feature network by a recipe."""
+    """Train a model or a feature network by a recipe; the result can then be called by the recipe's name."""
     from difflab.errors import DifflabError
     from difflab.train.config import read_recipe
+    from difflab.zoo.registry import publish
 
     parsed = read_recipe(recipe, overrides or [])
     folder = out or Path("runs") / "train" / parsed.name
@@ -24,17 +31,26 @@ def train(
         from difflab.train.run import train as run
     except ModuleNotFoundError as error:
         raise DifflabError(f"training needs {error.name}, which is not installed; install difflab[train].") from error
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}")]  # fmt: skip
-    with Progress(*columns) as bar:
-        task = bar.add_task(parsed.name, total=parsed.steps, loss="")
-
-        def watch(progress: object) -> None:
-            step, loss = progress.step, progress.loss  # type: ignore[attr-defined]
-            bar.update(task, completed=step)
-            if step % parsed.log_every == 0:
-                bar.update(task, loss=f"loss {float(loss):.4g}")
-
+    with watching(parsed) as watch:
         path = run(parsed, folder, resume=resume, watch=watch)
     print(f"{parsed.name}: {path}")
+    if (published := publish(path)) is not None:
+        print(f"It can be called {parsed.name} from now on: {published}")
+
+
+@contextmanager
+def watching(recipe: DiffusionRecipe | FeaturesRecipe) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar over the steps of a training, with its loss."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}")]  # fmt: skip
+    with Bar(*columns) as bar:
+        task = bar.add_task(recipe.name, total=recipe.steps, loss="")
+
+        def watch(progress: Progress) -> None:
+            bar.update(task, completed=progress.step)
+            if progress.step % recipe.log_every == 0:
+                bar.update(task, loss=f"loss {float(progress.loss):.4g}")
+
+        yield watch

@@ -19,13 +19,14 @@ def models(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from difflab.zoo.registry import list_models
 
-    table = Table("name", "kind", "here", "size", box=None)
+    table = Table("name", "kind", "here", "size", Column("where, or where it is fetched to", overflow="fold"), box=None)
     for row in list_models():
-        table.add_row(row.name, row.kind, "yes" if row.present else "", f"{row.size / 1e6:,.1f} MB" if row.size else "")
+        size = f"{row.size / 1e6:,.1f} MB" if row.size else ""
+        table.add_row(row.name, row.kind, "yes" if row.present else "", size, str(row.where))
     Console().print(table)
 
 
@@ -60,7 +61,7 @@ def show(
 def convert(
     source: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
     dest: Annotated[str, typer.Argument(help="File or folder to write.")],
-    to: Annotated[str, typer.Option(help="difflab (safetensors and card), diffusers (folder), official (plain state dict).")] = "difflab",
+    to: Annotated[str, typer.Option(help="difflab (safetensors and card), diffusers (folder), official (plain state dict, as its --use_pretrained files).")] = "difflab",
     config: Config = None,
 ) -> None:  # fmt: skip
     """Convert a model between formats, bit for bit."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from difflab.core.prediction import Prediction, to_eps, to_x0
 from difflab.core.schedule import Point
+from difflab.precision import full_precision
 
 Network = Callable[
     [Tensor, Tensor], Tensor
@@ -51,7 +52,8 @@ class Denoiser:
     def __call__(self, x: Tensor, at: Point) -> Estimate:
         """Estimate for x (B, C, ..) float32 at a point that all samples share."""
         t = torch.full((len(x),), float(at.t), dtype=torch.float32, device=x.device)
-        output = self.network(x, t).to(x.dtype)
+        with full_precision():
+            output = self.network(x, t).to(x.dtype)
         share = None
         if self.learned_variance:
             output, raw = output.chunk(2, dim=1)

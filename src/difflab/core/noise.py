@@ -69,6 +69,18 @@ class GivenNoise:
         return self.steps[k - 1]
 
 
+@dataclass(frozen=True)
+class StartedNoise:
+    """A given start (B, ..); what steps draw comes from another source."""
+
+    start: Tensor
+    steps: Noise
+
+    def draw(self, k: int) -> Tensor:
+        """(B, ..) of the start's shape."""
+        return self.start if k == 0 else self.steps.draw(k)
+
+
 def slerp(z1: Tensor, z2: Tensor, share: float) -> Tensor:
     """Spherical interpolation between two latents: `z1` at share 0, `z2` at share 1 (Song, Meng and Ermon 2021, D.5).
 

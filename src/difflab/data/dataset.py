@@ -126,6 +126,28 @@ class Transformed:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """Some items of a data set, in the given order of indices (N,)."""
+
+    source: Dataset
+    indices: np.ndarray
+
+    @property
+    def description(self) -> str:
+        return f"{self.source.description}, {len(self.indices)} chosen"
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.source[int(self.indices[index])]
+
+
+@dataclass(frozen=True)
 class Batch:
     """Stacked items: `x` uint8 (N, H, W, 3); `labels` int64 (N,) and `texts` only if every item has one.
 
@@ -155,7 +177,7 @@ def batches(
     first: Item | None = None
     items: list[Item] = []
     skipped = 0
-    for outcome in _outcomes(dataset, range(len(dataset)) if order is None else order, workers):
+    for outcome in _outcomes(dataset, range(len(dataset)) if order is None else order, workers, size):
         if isinstance(outcome, BrokenImageError):
             if not skip_broken:
                 raise outcome
@@ -173,8 +195,8 @@ def batches(
     yield _stack(items, skipped)
 
 
-def _outcomes(dataset: Dataset, order: Iterable[int], workers: int) -> Iterator[Item | BrokenImageError]:
-    """What reading each index gave, in order, with at most two items for each worker in flight."""
+def _outcomes(dataset: Dataset, order: Iterable[int], workers: int, ahead: int) -> Iterator[Item | BrokenImageError]:
+    """What reading each index gave, in order. `ahead` items are read while the caller works on those before."""
     if workers == 0:
         for index in order:
             yield _attempt(dataset, index)
@@ -184,7 +206,7 @@ def _outcomes(dataset: Dataset, order: Iterable[int], workers: int) -> Iterator[
         try:
             for index in order:
                 waiting.append(pool.submit(_attempt, dataset, index))
-                if len(waiting) == 2 * workers:
+                if len(waiting) > ahead:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

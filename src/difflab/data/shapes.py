@@ -6,8 +6,8 @@ differ and their bounding boxes do not touch. The class label is (kind, colour) 
 everything but the jitter.
 
 Scene i of seed s depends on (s, i) alone. Scenes are drawn from a table of antialiased masks, so that a batch costs a
-few array operations. `recognise` goes the other way: it finds the scene that explains a picture best, by comparing it
-with every shape the world can draw, and says whether it explains it well.
+few array operations. `recognise` goes the other way: one after the other it takes the shapes that explain most of a
+picture, by comparing it with every shape the world can draw, and says whether they explain it well.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROWS = ("top", "", "bottom")
 COLUMNS = ("left", "", "right")
 CLASSES = tuple(f"{colour} {kind}" for kind in KINDS for colour in COLOURS)
 
-_BASE = 32  # the world is defined at 32x32; other sizes scale it
+SCENE_SIDE = 32  # the world is defined at 32x32 pixels; other sizes scale it
 _ANCHORS = (8, 16, 24)  # centres of the three rows and columns, in pixels
 _JITTERS = (-2, 0, 2)  # pixels off an anchor: whole 2x2 blocks, so that a small model can learn crisp edges
 _PHASES = 4  # a centre lies on a quarter pixel
@@ -182,7 +182,7 @@ def draw(scenes: Scenes, size: int = 32) -> np.ndarray:
 def _masks(scenes: Scenes, j: int, size: int) -> np.ndarray:
     """Coverage (N, size, size) of shape `j` of each scene; zero where there is none."""
     windows, origin = _mask_windows(size)
-    scale = size / _BASE
+    scale = size / SCENE_SIDE
     y, x = (np.rint(c[:, j] * scale).astype(np.int64) for c in (scenes.y, scenes.x))
     kind = np.where(scenes.count > j, scenes.kind[:, j], len(KINDS))  # the last entry of the table is empty
     y_pixel, x_pixel = y // _PHASES, x // _PHASES
@@ -201,7 +201,7 @@ def _mask_windows(size: int) -> tuple[np.ndarray, int]:
             for py in range(_PHASES):
                 for px in range(_PHASES):
                     centre = size + py / _PHASES, size + px / _PHASES
-                    table[k, s, py, px] = _coverage(kind, radius * size / _BASE, centre, 2 * size)
+                    table[k, s, py, px] = _coverage(kind, radius * size / SCENE_SIDE, centre, 2 * size)
     return np.lib.stride_tricks.sliding_window_view(table, (size, size), axis=(4, 5)), size
 
 
@@ -229,7 +229,7 @@ def _inside(kind: str, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 class Recognition:
     """What `recognise` saw in N pictures.
 
-    scenes: the best explanation of each picture; match (N,): how much of the energy of its worst-matched shape is
+    scenes: the explanation found for each picture; match (N,): how much of the energy of its worst-matched shape is
     explained, 1 is perfect; residual (N,): root mean square of what is left unexplained, in grey levels.
     """
 
@@ -257,11 +257,12 @@ _PRESENT = 0.5  # a second shape is there when it explains at least this share o
 
 
 def recognise(images: np.ndarray, batch: int = 64) -> Recognition:
-    """Explain pictures (N, 32, 32, 3) uint8 as scenes, by an exhaustive search over all shapes the world can draw.
+    """Explain pictures (N, 32, 32, 3) uint8 as scenes: the shape that explains most, then the one that explains most of
+    the rest, each by an exhaustive search over all shapes the world can draw.
 
     Raises ValueError for pictures of another size.
     """
-    if images.ndim != 4 or images.shape[1:] != (_BASE, _BASE, 3):
+    if images.ndim != 4 or images.shape[1:] != (SCENE_SIDE, SCENE_SIDE, 3):
         raise ValueError(f"recognise takes pictures (N, 32, 32, 3), not {images.shape}")
     parts = [_recognise(images[i : i + batch]) for i in range(0, len(images), batch)]
     scenes = Scenes(**{f.name: np.concatenate([getattr(p.scenes, f.name) for p in parts]) for f in fields(Scenes)})
@@ -319,7 +320,7 @@ def _templates() -> tuple[np.ndarray, np.ndarray]:
     axis = np.array([(anchor + jitter) * _PHASES for anchor in _ANCHORS for jitter in _JITTERS])
     grid = np.meshgrid(np.arange(len(KINDS)), np.arange(len(SIZES)), axis, axis, indexing="ij")
     kind, size, y, x = (g.ravel() for g in grid)
-    windows, origin = _mask_windows(_BASE)
+    windows, origin = _mask_windows(SCENE_SIDE)
     masks = windows[kind, size, y % _PHASES, x % _PHASES, origin - y // _PHASES, origin - x // _PHASES]
     return masks.reshape(len(kind), -1), np.stack([kind, size, y, x], 1)
 

@@ -91,8 +91,9 @@ def open_data(source: str | Path, *, split: str | None = None, size: int | None 
 
 
 def data_root() -> Path:
-    """The folder in which named data sets are looked up: `$DIFFLAB_DATA`, or ~/.cache/difflab/data."""
-    return Path(os.environ.get("DIFFLAB_DATA") or Path.home() / ".cache" / "difflab" / "data")
+    """The folder in which named data sets are looked up: `$DIFFLAB_DATA`, or `difflab/data` in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("DIFFLAB_DATA") or cache / "difflab" / "data")
 
 
 def _home(name: str) -> Path:

@@ -226,14 +226,25 @@ def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look
 
 
 def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curve]) -> None:
+    """Title and scale of a score's axis, and the floor that a perfect model would reach."""
     scores = [row.scores[metric] for line in lines for row in line.rows]
     name = "valid samples (%)" if metric == "valid" else result.metric_names[metric]
     lows = [score.low for score in scores]
     wide = min(lows) > 0 and max(score.value for score in scores) / min(score.value for score in scores) > _WIDE_SPAN
     if wide:
         _log_ticks(axes, "y", [words.scaled(metric, x) for score in scores for x in (score.low, score.high)])
+    if metric == "fid" and result.floor is not None:
+        _mark_floor(axes, result.floor.value)
     better = "higher is better" if metric == "valid" else "lower is better"
     axes.set_title(f"{name}, {better}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
+
+
+def _mark_floor(axes: Axes, value: float) -> None:
+    axes.axhline(value, color=MUTED, lw=1.1, ls=(0, (1, 2)), zorder=0)
+    axes.annotate(
+        "real samples", (1.0, value), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
+        ha="right", va="bottom", color=MUTED, fontsize=9,
+    )  # fmt: skip
 
 
 def _place(place: Scalar, values: Sequence[Scalar]) -> float:

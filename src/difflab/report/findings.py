@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from difflab.report import words
 from difflab.report.curves import Comparison, Curve, best, compare, curves, first_axis, numeric, scored
 from difflab.study.result import Result, Row
-from difflab.study.spec import Metric
+from difflab.study.spec import Metric, Scalar
 
 SMALL_GAIN = 0.10
 LINEAR_FROM = 0.98
@@ -32,12 +34,17 @@ class Knee:
 
 @dataclass(frozen=True)
 class Fit:
-    """Seconds per sample = slope * steps + intercept, through `cells` cells with `r2` explained."""
+    """Seconds per sample = slope * steps + intercept, through `cells` cells with `r2` explained.
+
+    worst: the largest distance of a cell from the line, as a share of the cell's time. Where few steps bend away from
+    the line, r2 hardly notices.
+    """
 
     slope: float
     intercept: float
     r2: float
     cells: int
+    worst: float
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,42 @@ def contrast(result: Result, metric: Metric, evidence: bool = True) -> str | Non
     return f"{start} {effects[0].format(name)} {at_few} and {effects[1].format('it')} {at_many}."
 
 
+def choices(result: Result, metric: Metric) -> list[str]:
+    """Where each name on the second axis, for example a spacing, is clearly better than another, along the first axis.
+
+    Empty unless the study has exactly two axes, the second of two or more names.
+    """
+    if len(result.study.axes) != 2:
+        return []
+    along, other = result.study.axes
+    names = result.study.axes[other]
+    if numeric(names):
+        return []
+    cells = {(row.varied[other], row.varied[along]): row for row in scored(result, metric)}
+    return [_choice(result, metric, along, cells, a, b) for a, b in combinations(names, 2)]
+
+
+def _choice(
+    result: Result, metric: Metric, along: str, cells: dict[tuple[Scalar, Scalar], Row], a: Scalar, b: Scalar
+) -> str:
+    better: dict[str, list[str]] = {"first": [], "second": [], "neither": []}
+    for place in result.study.axes[along]:
+        if (a, place) in cells and (b, place) in cells:
+            step = compare(result, metric, cells[a, place], cells[b, place])
+            key = "neither" if not step.clear else "second" if step.better else "first"
+            better[key].append(f"{words.setting(along, place)} ({_size(metric, step, evidence=True)})")
+    name = _the(result, metric)
+    parts = [
+        f"{name} is clearly better with {words.plain(one)} than with {words.plain(two)} at {words.listed(better[key])}"
+        for key, one, two in (("first", a, b), ("second", b, a))
+        if better[key]
+    ]
+    if better["neither"]:
+        places = words.listed(text.split(" (")[0] for text in better["neither"])
+        parts.append(f"at {places} {words.plain(a)} and {words.plain(b)} cannot be told apart by {name}")
+    return words.capital("; ".join(parts)) + "."
+
+
 def linear_fit(result: Result) -> Fit | None:
     """Least squares of seconds per sample on steps over all timed cells; None below three different step counts."""
     rows = [row for row in result.rows if row.seconds > 0]
@@ -149,8 +192,9 @@ def linear_fit(result: Result) -> Fit | None:
     seconds = np.array([row.seconds_per_sample for row in rows])
     slope, intercept = np.polyfit(steps, seconds, 1)
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
-    left = float(np.sum((seconds - slope * steps - intercept) ** 2))
-    return Fit(float(slope), float(intercept), 1.0 - left / spread if spread else 0.0, len(rows))
+    left = seconds - slope * steps - intercept
+    r2 = 1.0 - float(np.sum(left**2)) / spread if spread else 0.0
+    return Fit(float(slope), float(intercept), r2, len(rows), float(np.max(np.abs(left) / seconds)))
 
 
 def timing(result: Result) -> list[str]:
@@ -159,9 +203,10 @@ def timing(result: Result) -> list[str]:
     if fit is None:
         return []
     share = f"R² = {_r2(fit.r2)} over {fit.cells} cells"
-    if fit.r2 >= LINEAR_FROM and fit.slope > 0:
+    if fit.r2 >= LINEAR_FROM and fit.slope > 0 and fit.worst < SMALL_GAIN:
         each = words.duration(fit.slope)
-        sentences = [f"Sampling time is linear in the number of steps: {each} per step and sample ({share})."]
+        near = f"each within {max(1, math.ceil(100 * fit.worst))}\u00a0% of the line"
+        sentences = [f"Sampling time is linear in the number of steps: {each} per step and sample ({share}, {near})."]
     else:
         sentences = [f"A straight line in the number of steps does not describe these sampling times well ({share})."]
     spread = _spread_at_equal_steps(result)
@@ -183,7 +228,8 @@ def _of_metric(result: Result, metric: Metric) -> list[str]:
     if across:
         sentences.append(across)
     main = metric == next(iter(result.metric_names))
-    if across and not main:
+    sentences += choices(result, metric)
+    if not main and len(sentences) > 1:
         return sentences
     for line in curves(scored(result, metric), first_axis(result)):
         sentences.append(trend(result, metric, line))
@@ -218,7 +264,7 @@ def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
     if found.hidden:
         n = words.fixed(found.row.scores[metric].n, 0)
         return [f"{start}: nothing beyond it is clearly better with {n} samples a cell."]
-    return [f"{start}: going further improves by {words.significant(100 * found.gain)}\u00a0% at most."]
+    return [f"{start}: the best of what follows improves by an estimated {words.significant(100 * found.gain)}\u00a0%."]
 
 
 def _summary(result: Result, metric: Metric, curve: Curve) -> str:
@@ -265,9 +311,9 @@ def _neighbours(curve: Curve, steps: Sequence[Comparison]) -> str:
     unclear = [pair for pair, step in zip(pairs, steps, strict=True) if not step.clear]
     if not unclear:
         count = "Both" if len(steps) == 2 else f"All {len(steps)}"
-        return f"{count} pairs of neighbours differ by more than their error bars."
+        return f"{count} pairs of neighbours differ clearly."
     if len(unclear) == len(steps):
-        return "No two neighbours differ by more than their error bars."
+        return "No two neighbours differ clearly."
     return f"Neighbours that cannot be told apart: {'; '.join(unclear)}."
 
 
@@ -316,8 +362,8 @@ def _evidence(metric: Metric, step: Comparison) -> str:
 def _apart(pairs: Sequence[Comparison]) -> str:
     clear = sum(pair.clear for pair in pairs)
     if len(pairs) == 1:
-        return f"they {'differ' if clear else 'do not differ'} by more than their error bars"
-    return f"{clear} of the {len(pairs)} pairs differ by more than their error bars"
+        return f"they {'differ clearly' if clear else 'cannot be told apart'}"
+    return f"{clear} of the {len(pairs)} pairs differ clearly"
 
 
 def _spread_at_equal_steps(result: Result) -> float | None:

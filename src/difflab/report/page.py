@@ -105,7 +105,9 @@ def build_report(
     context["title"] = title or _TITLES.get(problem_set or "") or results[0].study.question or results[0].study.name
     context["paper"] = beside_paper(results) if problem_set == "ddim" else None
     environment = _environment()
-    context["reading"] = environment.get_template("reading.md.j2").render(context, results=results)
+    context["reading"] = environment.get_template("reading.md.j2").render(
+        context, results=results, floor=any(result.floor for result in results)
+    )
     context["answers"] = _answers(environment, problem_set, results, numbering)
     out = Path(out)
     for _, view in numbering.seen:
@@ -226,7 +228,7 @@ def _abstract(results: Sequence[Result]) -> str:
     samples = words.listed(words.fixed(count, 0) for count in counts)
     start = (
         f"With the model {first.study.model}, {samples} samples were drawn at each setting and scored against "
-        f"{first.study.reference} by {first.metric_names[metric]}."
+        f"{_reference(first)}, by {first.metric_names[metric]}."
     )
     return " ".join([start, *headline(results)])
 
@@ -244,19 +246,30 @@ def _setting(result: Result) -> dict[str, str]:
         for name, values in study.axes.items()
     ]
     machine = [f"{name} {value}" for name, value in result.machine.items() if not isinstance(value, dict | list)]
-    scale = result.passport.get("scale")
     return {
         "Varied": "; ".join(varied),
         "Held fixed": ", ".join(shown) or "nothing else",
         "Model": study.model,
-        "Reference": study.reference,
+        "Reference": _reference(result),
         "Measured by": ", ".join(_metric_title(result, metric) for metric in result.metric_names),
         "Samples": f"{words.fixed(study.base.count, 0)} a cell, from seed {study.base.seed}"
         if "count" not in study.axes
         else "varied",
-        **({"Scale": str(scale)} if scale else {}),
+        **({"Floor": _floor_text(result)} if result.floor else {}),
         **({"Machine": ", ".join(machine)} if machine else {}),
     }
+
+
+def _reference(result: Result) -> str:
+    split = f", split {result.study.split}" if result.study.split else ""
+    n = result.passport.get("reference", {}).get("n")
+    return f"{result.study.reference}{split}{f', {words.fixed(n, 0)} samples' if n else ''}"
+
+
+def _floor_text(result: Result) -> str:
+    assert result.floor is not None
+    value, interval = words.score_text("fid", result.floor)
+    return f"{value} {interval}, what as many real samples score that the reference does not hold"
 
 
 def _unlike(results: Sequence[Result]) -> list[str]:

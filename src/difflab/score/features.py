@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from difflab.errors import DifflabError
 from difflab.files import write_bytes
-from difflab.score.precision import full_precision
+from difflab.precision import full_precision
 
 SIZE = 32
 KIND = "small-features"

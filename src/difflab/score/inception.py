@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from difflab.errors import DifflabError, suggest
 from difflab.files import sha256
-from difflab.score.precision import full_precision
+from difflab.precision import full_precision
 from difflab.score.resize import tf1_bilinear, torch_bilinear
 
 WEIGHTS_FILE = "pt_inception-2015-12-05-6726825d.pth"

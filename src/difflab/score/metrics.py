@@ -121,40 +121,6 @@ def interval(estimate: float, replicates: np.ndarray, level: float = 0.95) -> tu
     return float(estimate - (high - mean)), float(estimate + (mean - low))
 
 
-def paired_difference(
-    features_a: np.ndarray,
-    features_b: np.ndarray,
-    reference: tuple[np.ndarray, np.ndarray],
-    replicates: int = 200,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, tuple[float, float]]:
-    """FD(a) - FD(b) to one reference, and its interval, with rows i of both sets always drawn together.
-
-    Samples of two cells share their start noise row by row. What the noise does to both cancels, so this interval is
-    narrower than that of two independent scores.
-
-    Args:
-        features_a: (n, d); row i and row i of `features_b` come from the same start noise.
-        features_b: (n, d).
-
-    Returns:
-        The difference of the plain estimates, and (low, high).
-
-    Raises:
-        DifflabError: the sets differ in size; and what `bootstrap_frechet` raises.
-    """
-    if len(features_a) != len(features_b):
-        raise DifflabError(
-            f"A paired difference needs sets of one size, but these have {len(features_a)} and {len(features_b)} rows."
-        )
-    estimate = frechet_to_reference(features_a, reference) - frechet_to_reference(features_b, reference)
-    differences = bootstrap_frechet(features_a, reference, replicates, seed) - bootstrap_frechet(
-        features_b, reference, replicates, seed
-    )
-    return estimate, interval(estimate, differences, level)
-
-
 class _FewRows:
     """Resampled moments of n <= d rows: the spectrum is that of a Gram matrix with one row for each distinct sample."""
 

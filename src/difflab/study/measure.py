@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import os
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from difflab.data.dataset import Dataset, batches
+from difflab.data.dataset import Chosen, Dataset, batches
 from difflab.data.shapes import Shapes
 from difflab.data.sources import open_data
 from difflab.errors import DifflabError, suggest
@@ -22,15 +22,15 @@ from difflab.score.fid import Score as FdScore
 from difflab.score.fid import fd_score
 from difflab.score.moments import Moments
 from difflab.score.statistics import Statistics, load_statistics, save_statistics
-from difflab.study.result import Score
 from difflab.study.spec import key_of
 from difflab.zoo.registry import find_features, shipped_statistics
 
 SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # scenes that no model was trained on: trainings use seed 0
+FRESH_SEED = 2
 METRICS = ("fid",)
 _BATCH = 128
-_DECODERS = 2
+_OTHER_SPLIT = {"train": "test", "test": "train"}
 
 
 def choose_features(reference: str, size: int) -> str:
@@ -97,6 +97,20 @@ class Reference:
         mu, sigma = moments.gaussian()
         return Statistics(mu, sigma, moments.n, passport)
 
+    def fresh(self, count: int) -> Dataset | None:
+        """`count` other samples of the same source, which a perfect model could have drawn; None where none are known.
+
+        For scenes another world, for data with a train and a test split the other one.
+        """
+        if self.source == SHAPES:
+            return Shapes(self.size or 32, count, FRESH_SEED)
+        if self.split not in _OTHER_SPLIT:
+            return None
+        other = open_data(self.source, split=_OTHER_SPLIT[self.split], size=self.size)
+        if len(other) < count:
+            return None
+        return Chosen(other, np.random.default_rng(FRESH_SEED).permutation(len(other))[:count])
+
     def passport(self, extractor: Extractor) -> dict[str, Any]:
         """What decides the statistics."""
         assert self.dataset is not None
@@ -125,7 +139,7 @@ def feature_batches(
             pictures, _ = dataset.batch(np.arange(begin, min(begin + _BATCH, len(dataset))))
             yield extractor(pictures), 0
         return
-    for batch in batches(dataset, _BATCH, workers=_DECODERS, skip_broken=skip_broken):
+    for batch in batches(dataset, _BATCH, workers=os.cpu_count() or 1, skip_broken=skip_broken):
         yield extractor(batch.x), batch.skipped
 
 
@@ -201,14 +215,6 @@ def score(
     if skipped:
         warnings.warn(f"{samples}: {skipped} broken images were passed over.", UserWarning, stacklevel=2)
     return fd_score(np.concatenate(parts), against.statistics(extractor), extractor.passport(), replicates=replicates)
-
-
-def wilson(successes: int, n: int, z: float = 1.959964) -> Score:
-    """A share with its 95 % Wilson interval (Wilson 1927), which stays within 0 and 1 at the ends."""
-    p = successes / n
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    return Score(value=p, low=max(centre - half, 0.0), high=min(centre + half, 1.0), n=n)
 
 
 def _features_of(reference: Reference) -> str | None:

@@ -75,8 +75,9 @@ class Result(BaseModel):
     """A study with its numbers.
 
     metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were
-    made, the same for every row; machine: where they were made; notes: what a reader must know to read them; root: the
-    store's folder, so that pictures are found.
+    made, the same for every row; floor: the FD of as many real samples as a cell has, where some are known that the
+    reference does not hold, which is what a perfect model would get; machine: where they were made; notes: what a
+    reader must know to read them; root: the store's folder, so that pictures are found.
     """
 
     study: Study
@@ -84,6 +85,7 @@ class Result(BaseModel):
     rows: list[Row]
     differences: list[Difference] = []
     passport: dict[str, Any] = {}
+    floor: Score | None = None
     machine: dict[str, Any] = {}
     notes: list[str] = []
     root: Path

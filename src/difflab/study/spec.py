@@ -51,7 +51,8 @@ class Study(BaseModel):
     checkpoint that does not say; reference: data set name, folder, archive, lmdb or statistics .npz; split: of a
     reference that has several; features: the network that FD is measured with, None chooses (see
     `measure.choose_features`); metrics: `fid` (called FD unless the features are Inception's) and, on `shapes`,
-    `valid`; keep: samples kept as pictures; chunk: samples written at a time; replicates: of the bootstrap.
+    `valid`; skip_broken: pass over pictures of the reference that cannot be decoded; keep: samples kept as pictures;
+    chunk: samples written at a time; replicates: of the bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +67,7 @@ class Study(BaseModel):
     base: Settings = Settings()
     axes: dict[str, list[Scalar]]
     metrics: tuple[Metric, ...] = ("fid",)
+    skip_broken: bool = False
     keep: Annotated[int, Ge(0)] = 64
     chunk: Annotated[int, Gt(0)] = 250
     replicates: Annotated[int, Gt(1)] = 200

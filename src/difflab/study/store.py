@@ -3,9 +3,8 @@
 <root>/study.yaml                 the study, resolved (a problem set has one below each study's name)
 <root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
                    chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
-                   chunk-00000.json  how long it took, beside the numbers and never among them
+                   chunk-00000.json  how long it took and where, beside the numbers and never among them
                    result.json       the scores, written last: the same bytes however often killed
-                   machine.json      where it ran
 <root>/reference/<key>.npz        statistics of what cells are scored against
 <root>/report/
 """
@@ -52,10 +51,10 @@ class CellStore:
         np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
         files.write_bytes(self._chunk(index), buffer.getvalue())
 
-    def chunk(self, index: int) -> dict[str, np.ndarray]:
-        """The arrays of one chunk."""
+    def chunk(self, index: int, name: str) -> np.ndarray:
+        """One array of one chunk; the others are not read."""
         with np.load(self._chunk(index), allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
+            return arrays[name]
 
     def chunks(self) -> int:
         """How many chunks are complete."""
@@ -63,30 +62,25 @@ class CellStore:
 
     def gather(self, name: str) -> np.ndarray:
         """One array of all chunks, in order of the samples; empty chunks' parts included."""
-        return np.concatenate([self.chunk(i)[name] for i in range(self.chunks())])
+        return np.concatenate([self.chunk(i, name) for i in range(self.chunks())])
 
     def pictures(self, n: int) -> np.ndarray:
         """The first `n` kept samples, fewer if fewer were kept: uint8 (n, H, W, C)."""
         parts, have = [], 0
         for i in range(self.chunks()):
-            part = self.chunk(i)["pictures"]
+            part = self.chunk(i, "pictures")
             parts.append(part)
             have += len(part)
             if have >= n or not len(part):
                 break
         return np.concatenate(parts)[:n]
 
-    def timing(self) -> dict[str, float]:
-        """seconds of sampling, samples and network calls per sample, summed over the chunks."""
-        records = [json.loads(self._chunk(i).with_suffix(".json").read_text()) for i in range(self.chunks())]
-        return {
-            "seconds": sum(r["seconds"] for r in records),
-            "samples": sum(r["samples"] for r in records),
-            "chunk_seconds_per_sample": [r["seconds"] / r["samples"] for r in records],
-        }
+    def timings(self) -> list[dict[str, Any]]:
+        """What was recorded beside each chunk: seconds of sampling, samples, batch, machine."""
+        return [json.loads(self._chunk(i).with_suffix(".json").read_text()) for i in range(self.chunks())]
 
     def put(self, name: str, value: Any) -> None:
-        """Write a JSON record, such as `result` or `machine`."""
+        """Write a JSON record, such as `result`."""
         files.write_json(self.path / f"{name}.json", value)
 
     def get(self, name: str) -> Any | None:
@@ -107,12 +101,3 @@ class Store:
     def cell(self, decides: Mapping[str, Any]) -> CellStore:
         """The folder of the cell with these deciding facts."""
         return CellStore(self.root / "cells" / key_of(decides))
-
-    def reference(self, key: str) -> Path:
-        """Where the statistics of a reference are kept."""
-        return self.root / "reference" / f"{key}.npz"
-
-    @property
-    def report(self) -> Path:
-        """The report's folder."""
-        return self.root / "report"

@@ -28,13 +28,15 @@ class _Strict(BaseModel):
 
 class DataConfig(_Strict):
     """source: a data set name, folder or archive (see `data.sources`); size: pixels of the side; flip: mirror half of
-    the pictures; split: for sources that have one; seed: of the world `shapes`."""
+    the pictures; split: for sources that have one; seed: of the world `shapes`; dequantization: noise below a grey
+    level, as ermongroup/ddim can add it (see `data.transforms`)."""
 
     source: str
     size: Positive = 32
     split: str | None = "train"
     flip: bool = True
     seed: Annotated[int, Ge(0)] = 0
+    dequantization: Literal["uniform", "gaussian"] | None = None
 
 
 class OptimConfig(_Strict):

@@ -84,7 +84,8 @@ class Feed:
         pictures, labels = self._read(indices)
         if self.flip:
             mirrored = np.random.default_rng(step_seed(self.seed, step, self.rank)).random(len(pictures)) < 0.5
-            pictures = np.where(mirrored[:, None, None, None], pictures[:, :, ::-1], pictures)
+            coin = mirrored.reshape(-1, *[1] * (pictures.ndim - 1))
+            pictures = np.where(coin, pictures[..., ::-1, :], pictures)
         return Batch(np.ascontiguousarray(pictures), labels, indices)
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from difflab.core.loss import antithetic_timesteps, diffusion_loss
 from difflab.data.shapes import sample_scenes
+from difflab.data.transforms import Pixels, scale_unit
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import Batch
@@ -39,7 +40,7 @@ class DiffusionObjective:
 
     def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
         """Loss of a batch, with all randomness from `generator`."""
-        x0 = encode(batch.pictures)
+        x0 = _model_space(batch.pictures, self.recipe.data.dequantization, generator)
         draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
         t = draw(len(x0), self.schedule.timesteps, generator).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
@@ -86,6 +87,17 @@ def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
         values = {"kind": scenes.kind[:, j], "colour": scenes.colour[:, j], "size": scenes.size[:, j], "place": place}
         targets |= {f"{shape} {name}": np.where(absent, -1, value) for name, value in values.items()}
     return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def _model_space(
+    pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, generator: torch.Generator
+) -> Tensor:
+    """Pixels (B, H, W, C) uint8 -> (B, C, H, W) float32 in [-1, 1], each grey level spread if asked for."""
+    if dequantization is None:
+        return encode(pictures)
+    draw = torch.rand if dequantization == "uniform" else torch.randn
+    noise = draw(pictures.shape, generator=generator).numpy()
+    return torch.from_numpy(Pixels(dequantization).forward(scale_unit(pictures), noise)).movedim(-1, 1)
 
 
 def _uniform_timesteps(n: int, timesteps: int, generator: torch.Generator) -> Tensor:

@@ -7,6 +7,7 @@ nothing is renamed but the prefix `module.` of a DataParallel model.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +50,8 @@ def read_official(value: Any, path: Path, ema: bool = True) -> Contents:
         state = _unprefixed(value)
         _check_family(state, path)
         return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
+    if isinstance(value, Mapping) and {"recipe", "network", "ema"} <= value.keys() and is_state(value["ema"]):
+        return _own_training(value, path)
     raise DifflabError(f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net.")
 
 
@@ -66,6 +69,19 @@ def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
     return Contents(
         state, card={"weights": weights, "source": source, "training": {"epoch": value[2], "step": value[3]}}
     )
+
+
+def _own_training(value: Mapping[str, Any], path: Path) -> Contents:
+    """The averaged weights of `difflab train`'s checkpoint.pt, with what its recipe says of the model."""
+    try:
+        recipe = json.loads(value["recipe"])
+        card = {name: recipe[name] for name in ("name", "family", "schedule", "prediction", "variance")}
+        network = recipe["network"]
+    except (TypeError, KeyError, json.JSONDecodeError) as error:
+        raise DifflabError(f"{path}: this training checkpoint has no readable recipe; make it again.") from error
+    state = {**value["network"], **value["ema"]}
+    done = {"weights": "ema", "source": "a training of difflab", "training": {"step": value["step"]}}
+    return Contents(state, network, {**card, **done})
 
 
 def _averaged(state: State, average: Any, path: Path) -> State:

@@ -42,7 +42,8 @@ def load(
     What the file does not say can be told, what it says can be overridden.
 
     Args:
-        source: a zoo name such as `lsun-church`; a difflab .safetensors; an official trainer file or state dict; a
+        source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a
+            training; an official trainer file or state dict; a
             folder of diffusers' UNet2DModel. A zoo name goes before a file of that name; for the file write `./name`.
         family: a name in `FAMILIES`.
         config: an official configuration by name, path or content; a `UNet2DConfig`; or single fields of one as a dict.
@@ -119,7 +120,8 @@ def _locate(source: str | Path) -> tuple[Path, Entry | None]:
     if (path := Path(source)).exists():
         return path, None
     raise DifflabError(
-        f"{source}: no such file or folder, nor a model of that name.{suggest(str(source), known_names())}"
+        f"{source}: no such file or folder, nor a model of that name; a recipe’s name is known once `difflab train` "
+        f"has finished it.{suggest(str(source), known_names())}"
     )
 
 
@@ -143,9 +145,13 @@ def _configured(contents: Contents, told: _Told, entry: Entry | None, where: str
         return _with_network({}, {**contents.network, **told.network}, where)
     if "image_size" in told.network:
         return _with_network({}, network_fields(contents.state, told.network, where), where)
-    official = read_config(entry.config) if entry and entry.config else official_match(contents.state, where)[1]
+    if entry and entry.config:
+        official, guess = read_config(entry.config), {}
+    else:
+        name, official = official_match(contents.state, where)
+        guess = {"source": f"{contents.card.get('source', 'a file')}, taken for {name}.yml by its shapes"}
     fields = official.card_fields()
-    return _with_network(fields, {**fields["network"].model_dump(), **told.network}, where)
+    return guess | _with_network(fields, {**fields["network"].model_dump(), **told.network}, where)
 
 
 def _with_network(fields: dict[str, Any], network: dict[str, Any], where: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from difflab.core.denoiser import Denoiser
 from difflab.core.noise import GivenNoise, Noise, SeededNoise
 from difflab.core.sampler import Step, final, method, trajectory
-from difflab.core.schedule import Schedule, Spacing, path
+from difflab.core.schedule import Schedule, Spacing, path, timestep_grid
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.codec import decode
@@ -59,7 +59,8 @@ def build_model(card: Card, state: dict[str, Tensor], device: str | torch.device
 
     Raises DifflabError naming a missing, extra, misshapen or NaN weight.
     """
-    network = FAMILIES[card.family].build(card.network)
+    with torch.device("meta"):  # initial weights would be thrown away
+        network = FAMILIES[card.family].build(card.network)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     for name, shape in expected.items():
@@ -82,7 +83,7 @@ def build_model(card: Card, state: dict[str, Tensor], device: str | torch.device
             raise DifflabError(
                 f"{card.name}: the weight {name} holds NaN or infinite values; the checkpoint is damaged."
             )
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)
     network.eval().requires_grad_(False)
     network.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network, card, torch.device(device))
@@ -113,6 +114,17 @@ class Draw:
     spacing: Spacing | None = None
     official_grid: bool = False
     clip: bool | None = None
+
+
+def grid_note(model: Model, draw: Draw) -> str | None:
+    """A sentence where the official grid makes another number of network calls than steps, or repeats timesteps."""
+    if not draw.official_grid:
+        return None
+    grid = timestep_grid(model.schedule.timesteps, draw.steps, draw.spacing or model.family.spacing, official_grid=True)
+    if len(grid) == draw.steps == len(set(grid)):
+        return None
+    repeats = f", {len(set(grid))} of them at different timesteps" if len(set(grid)) < len(grid) else ""
+    return f"The official grid for {draw.steps} steps makes {len(grid)} network calls{repeats}."
 
 
 def walk(model: Model, draw: Draw, noise: Noise) -> Iterator[Step]:

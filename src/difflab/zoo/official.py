@@ -39,6 +39,13 @@ class Data(_Group):
     rescaled: bool = True
     num_workers: int = 4
 
+    @property
+    def dequantization(self) -> Literal["uniform", "gaussian"] | None:
+        """Noise added below a grey level while training."""
+        if self.uniform_dequantization:
+            return "uniform"
+        return "gaussian" if self.gaussian_dequantization else None
+
 
 class Network(_Group):
     """The network, by the argument names of `UNet2DConfig`; its averaging; and the variance of DDPM's sampler."""
@@ -115,6 +122,8 @@ class OfficialConfig(_Group):
             raise ValueError(
                 "data.rescaled must be true and data.logit_transform false: difflab's models see pixels in [-1, 1]"
             )
+        if self.data.uniform_dequantization and self.data.gaussian_dequantization:
+            raise ValueError("data.uniform_dequantization and data.gaussian_dequantization are both true: choose one")
         return self
 
     def card_fields(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
+from difflab import files
 from difflab.errors import DifflabError
 
 Kind = Literal["shipped", "official", "trained", "features"]
@@ -138,6 +139,23 @@ def entries() -> dict[str, Entry]:
     shipped = [*_folder(_assets() / "models", "shipped"), *_folder(_assets() / "features", "features")]
     listed = [*trained, *_official(), _inception(), *shipped]  # the later of two equal names counts
     return {_normal(entry.name): entry for entry in listed}
+
+
+def publish(path: Path) -> Path | None:
+    """Copy a finished .safetensors, with its card, to where its name is looked up; returns the copy.
+
+    None, and no copy, when the name belongs to something that ships or is official. Raises DifflabError for a file that
+    cannot be read or a place that cannot be written to.
+    """
+    known = entries().get(_normal(path.stem))
+    trained_before = known is not None and known.path is not None and home() in known.path.parents
+    if known is not None and not trained_before:
+        return None
+    card = path.with_suffix(".json")
+    folder = home() / ("models" if card.exists() else "features")
+    for file in (card, path) if card.exists() else (path,):
+        files.write_bytes(folder / file.name, file.read_bytes())
+    return folder / path.name
 
 
 def list_models() -> list[Row]:

@@ -1,4 +1,4 @@
-"""Features in the full precision of their dtype, also on GPUs."""
+"""Networks in the full precision of their dtype, also on GPUs."""
 
 from __future__ import annotations
 

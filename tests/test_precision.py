@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from difflab.score.precision import full_precision
+from difflab.precision import full_precision
 
 
 def test_cudnn_stays_on_without_tf32_and_comes_back_as_it_was() -> None:

@@ -1,0 +1,159 @@
+"""What is told beside a study's numbers: how they were made, where, what to know when reading them."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import shlex
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from difflab import __version__
+from difflab.core.schedule import Spacing, path
+from difflab.score.extractors import metric_name
+from difflab.study.bench import Bench, draw_of
+from difflab.study.result import Row
+from difflab.study.spec import Metric, Settings, Study
+from difflab.study.store import CellStore
+from difflab.zoo.model import grid_note
+
+
+def metric_names(bench: Bench) -> dict[Metric, str]:
+    """What each metric is called with these features."""
+    names: dict[Metric, str] = {"fid": metric_name(bench.extractor.passport()), "valid": "valid scenes"}
+    return {metric: names[metric] for metric in bench.study.metrics}
+
+
+def passport(bench: Bench) -> dict[str, Any]:
+    """How the numbers of all cells were made."""
+    card = bench.model.card
+    return {
+        "model": card.model_dump(mode="json", exclude={"training"}) | {"weights sha256": bench.model.weights_hash},
+        "features": bench.extractor.passport(),
+        "reference": {
+            "source": bench.study.reference,
+            "split": bench.study.split,
+            "n": bench.statistics.n,
+            "made by": bench.statistics.passport,
+        },
+        "base": bench.study.base.model_dump(mode="json"),
+        "interval": f"95 %, bootstrap over samples, {bench.study.replicates} replicates, centred on the plain estimate",
+        "noise": "Philox, keyed by (seed, sample), counter by step: the same for every cell and batch size",
+        "difflab": __version__,
+    }
+
+
+def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:
+    """What a reader must know to read the numbers, a sentence or two each."""
+    about = (_about_counts(bench), _about_grids(bench), _about_reference(bench), _about_machines(bench, rows))
+    return list(dict.fromkeys(itertools.chain([bench.model.card.summary()], *about)))
+
+
+def _about_counts(bench: Bench) -> Iterator[str]:
+    counts, dim = {s.count for s in bench.study.cells()}, bench.extractor.dim
+    if min(counts) < dim + 1:
+        yield (
+            f"The {min(counts)} samples of a cell are fewer than the {dim} features need for a covariance of full "
+            "rank: the level of FD is mostly bias here, and only its differences at equal n mean something."
+        )
+    if len(counts) > 1:
+        yield "Cells differ in their count of samples; FD falls with the count, so compare only cells of one count."
+
+
+def _about_grids(bench: Bench) -> Iterator[str]:
+    """Which timesteps were used where that is not what the official code does, and why."""
+    cells, usual = bench.study.cells(), bench.model.family.spacing
+    for s in cells:
+        if note := grid_note(bench.model, draw_of(s)):
+            yield note
+    other = [s for s in cells if s.spacing not in (None, usual)]
+    if not other or "spacing" in bench.study.axes:
+        return
+    fewest, most = (pick(other, key=lambda s: s.steps) for pick in (min, max))
+    schedule = bench.model.schedule
+
+    def signal(s: Settings, spacing: Spacing) -> str:
+        return f"{path(schedule, s.steps, spacing)[0].alpha:.2f} at {s.steps} steps"
+
+    spacing = fewest.spacing
+    assert spacing is not None
+    yield (
+        f"The timesteps are spaced {spacing}, not {usual} as in the official code. Sampling starts from pure noise, "
+        f"but at its first timestep the {usual} grid tells the network that the picture is there, with an amplitude "
+        f"of {signal(fewest, usual)} and {signal(most, usual)} on this model’s {bench.model.card.schedule.name} "
+        f"schedule; with {spacing} it is {signal(fewest, spacing)} and {signal(most, spacing)}. Numbers with {usual} "
+        "differ, most at few steps."
+    )
+
+
+def _about_reference(bench: Bench) -> Iterator[str]:
+    if skipped := (bench.statistics.passport or {}).get("skipped"):
+        yield f"{skipped} broken images of the reference were passed over."
+
+
+def _about_machines(bench: Bench, rows: Sequence[Row]) -> Iterator[str]:
+    if len({str(place) for place in _places(bench, rows)}) > 1:
+        yield "Not all samples were drawn on one machine, so times of different cells do not compare."
+    if len(sizes := sorted({chunk["batch"] for chunk in _chunks(bench, rows)})) > 1:
+        yield f"Samples were drawn in batches of {' and '.join(map(str, sizes))}, which changes their times."
+
+
+def where(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
+    """The machine that drew the samples, and the batch; the present one when no sample was drawn."""
+    places = _places(bench, rows) or [machine(bench.shelf.device)]
+    batch = {chunk["batch"] for chunk in _chunks(bench, rows)}
+    finished = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return {**places[-1], **({"batch": batch.pop()} if len(batch) == 1 else {}), "report of": finished}
+
+
+def _places(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    return [chunk["machine"] for chunk in _chunks(bench, rows)]
+
+
+def _chunks(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    cells = [CellStore(bench.store.root / "cells" / row.key) for row in rows if not row.error]
+    return [chunk for cell in cells for chunk in cell.timings()]
+
+
+def command(study: Study, settings: Settings) -> str:
+    """The command line that draws the samples of one cell again."""
+    s = settings
+    words = ["difflab", "sample", study.model]
+    if study.config:
+        words += ["--config", study.config]
+    words += ["--sampler", s.sampler, "--steps", str(s.steps)]
+    if s.sampler == "ddim":
+        words += ["--eta", f"{s.eta:g}"]
+    if s.spacing:
+        words += ["--spacing", s.spacing]
+    if s.official_grid:
+        words += ["--official-grid"]
+    if s.clip is not None:
+        words += ["--clip" if s.clip else "--no-clip"]
+    words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]
+    return shlex.join(words)
+
+
+def machine(device: str) -> dict[str, Any]:
+    """Where and with what the numbers are made."""
+    return {
+        "device": torch.cuda.get_device_name(device)
+        if device.startswith("cuda")
+        else f"{_cpu()}, {torch.get_num_threads()} threads",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "difflab": __version__,
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
