@@ -121,12 +121,70 @@ def test_official_fid_goes_on_where_it_stopped(trainer_file: Path) -> None:
     flags = ["--fid", "--timesteps", 2, "--count", 5, "--batch", 2]
     folder = _official(trainer_file, *flags)
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(whole) == {f"{i}.png" for i in range(5)}
+    assert set(whole) == {f"{i}.png" for i in range(5)} | {".run.json"}
     (folder / "3.png").unlink()
     kept = (folder / "1.png").stat().st_mtime_ns
     _official(trainer_file, *flags)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
     assert (folder / "1.png").stat().st_mtime_ns == kept
+
+
+def test_official_fid_does_not_mix_settings(trainer_file: Path) -> None:
+    folder = _official(trainer_file, "--fid", "--timesteps", 2, "--count", 2)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(DifflabError, match="drawn with steps 2, not 5"):
+        _official(trainer_file, "--fid", "--timesteps", 5, "--count", 4)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_official_quad_says_that_timesteps_repeat(trainer_file: Path, tmp_path: Path) -> None:
+    output = _run(
+        "sample", trainer_file, "--config", tmp_path / "tiny.yml", "-n", 1, "--steps", 50, "--spacing", "quad",
+        "--official-grid", "--out", tmp_path / "s.npz",
+    )  # fmt: skip
+    assert "makes 50 network calls, 49 of them at different timesteps" in output.replace("\n", " ")
+
+
+def test_official_training_is_sampled_from_by_the_same_command(
+    trainer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Length from n_epochs and the number of pictures, seed from --seed, EMA off when the config says so."""
+    monkeypatch.setenv("DIFFLAB_DATA", str(tmp_path / "data"))
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        folder = tmp_path / "data" / "cifar10" / "train" / ("airplane" if i % 2 else "bird")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f"{i}.png")
+    (tmp_path / "tiny.yml").write_text(YAML.replace("ema: true", "ema: false"))
+    common = ["ddim", "--config", tmp_path / "tiny.yml", "--exp", tmp_path / "exp", "--ni"]
+    for doc, seed in (("a", 1), ("b", 2)):
+        _run(*common, "--doc", doc, "--seed", seed)
+    state = torch.load(tmp_path / "exp" / "logs" / "a" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == 2, "one epoch of 6 pictures in batches of 4"
+    assert all(torch.equal(state["network"][name], value) for name, value in state["ema"].items())
+    other = torch.load(tmp_path / "exp" / "logs" / "b" / "checkpoint.pt", weights_only=True)
+    assert not torch.equal(other["network"]["conv_in.weight"], state["network"]["conv_in.weight"])
+    _run(*common, "--doc", "a", "--sample", "--sequence", "--timesteps", 2)
+    assert len(list((tmp_path / "exp" / "image_samples" / "images").glob("*.png"))) == 16
+    with pytest.raises(DifflabError, match="not continue; choose another --doc"):
+        _run(*common, "--doc", "run")
+
+
+def test_a_trained_model_can_be_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from difflab.zoo.registry import find, publish
+
+    monkeypatch.setenv("DIFFLAB_HOME", str(tmp_path / "home"))
+    recipe = (
+        "name: little\ndata: {source: shapes, size: 8, flip: false}\nsteps: 1\nbatch: 2\n"
+        "network: {image_size: 8, ch: 32, ch_mult: [1], num_res_blocks: 1, attn_resolutions: []}\n"
+    )
+    (tmp_path / "little.yaml").write_text(recipe)
+    _run("train", tmp_path / "little.yaml", "--out", tmp_path / "run")
+    assert find("little").path == tmp_path / "home" / "models" / "little.safetensors"
+    assert "little" in _run("models", "show", "little")
+    shadow = tmp_path / "shapes-unet2d.safetensors"
+    shadow.write_bytes(b"not what ships")
+    assert publish(shadow) is None, "what ships cannot be shadowed"
 
 
 def test_official_interpolation_ends_at_its_two_latents(trainer_file: Path, tmp_path: Path) -> None:

@@ -157,16 +157,20 @@ def test_named_settings_are_listed_without_an_order(make_result):
 
 def grid_result(make_result, trailing, uniform, **options):
     axes = {"steps": [5, 10, 20], "spacing": ["trailing", "uniform"]}
-    values = {(s, n): v for n, row in (("trailing", trailing), ("uniform", uniform)) for s, v in zip((5, 10, 20), row)}
+    values = {
+        (s, n): v
+        for n, row in (("trailing", trailing), ("uniform", uniform))
+        for s, v in zip((5, 10, 20), row, strict=True)
+    }
     return make_result(axes, values, **options)
 
 
 def test_names_on_the_second_axis_are_compared_at_each_place_of_the_first(make_result):
     text = said(choices(grid_result(make_result, (3.0, 2.0, 1.0), (9.0, 1.5, 1.01), paired=0.1), "fid"))
     assert text == (
-        "FD is clearly better with trailing than with uniform at 5 steps (6.00 [5.90, 6.10]); FD is clearly better with "
-        "uniform than with trailing at 10 steps (0.50 [0.40, 0.60]); at 20 steps trailing and uniform cannot be told "
-        "apart by FD."
+        "FD is clearly better with trailing than with uniform at 5 steps (6.00 [5.90, 6.10]); FD is clearly better "
+        "with uniform than with trailing at 10 steps (0.50 [0.40, 0.60]); at 20 steps trailing and uniform cannot be "
+        "told apart by FD."
     )
 
 

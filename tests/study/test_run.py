@@ -121,6 +121,55 @@ def test_paired_differences_agree_with_the_scores(study: Study, tmp_path: Path) 
         assert difference.low <= difference.value <= difference.high
 
 
+def test_every_pair_of_cells_with_one_seed_and_count_is_compared(study: Study, tmp_path: Path) -> None:
+    result = run_study(study, tmp_path / "all")
+    keys = [row.key for row in result.rows]
+    assert {(d.a, d.b) for d in result.differences} == {(a, b) for i, a in enumerate(keys) for b in keys[i + 1 :]}
+    counts = study.model_copy(update={"axes": {"count": [12, 24]}})
+    assert run_study(counts, tmp_path / "counts").differences == []
+
+
+@pytest.mark.filterwarnings("ignore:.*covariance is singular")
+def test_asking_for_the_truth_later_draws_nothing_again(
+    parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"name": "s", "model": "shapes-unet2d", "reference": "shapes", "base": {"count": 4, "steps": 1}}
+    study = Study.model_validate({**fields, "axes": {"seed": [0, 1]}, "replicates": 5})
+    run_study(study, tmp_path)
+    monkeypatch.setattr(module, "_draw_chunk", lambda *_: pytest.fail("drawn again"))
+    rows = run_study(study.model_copy(update={"metrics": ("fid", "valid")}), tmp_path).rows
+    assert all(row.scores["valid"].n == 4 for row in rows)
+
+
+def test_the_floor_is_what_fresh_real_samples_score(
+    parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fresh scenes against other scenes: small beside noise, and not zero, since they are other scenes."""
+    from difflab.data.shapes import Shapes
+    from difflab.study import measure
+
+    monkeypatch.setattr(measure, "SHAPES_REFERENCE", {"count": 500, "seed": 1})
+    monkeypatch.setattr(measure, "shipped_statistics", lambda key: None)
+    fields = {"name": "s", "model": parts["tiny"], "reference": "shapes", "features": parts["tiny-features"]}
+    study = Study.model_validate({**fields, "base": {"count": 100}, "axes": {"steps": [1]}, "replicates": 20})
+    result = run_study(study, tmp_path)
+    assert result.floor is not None
+    fresh = Shapes(16, 100, 2).batch(np.arange(100))[0]
+    np.savez(tmp_path / "fresh.npz", fresh)
+    by_hand = measure.score("fid", tmp_path / "fresh.npz", "shapes", features=parts["tiny-features"], size=16)
+    assert result.floor.value == pytest.approx(by_hand.value)
+    assert 0 < result.floor.value < result.rows[0].scores["fid"].value
+
+
+def test_another_grid_than_the_official_one_is_explained(study: Study, tmp_path: Path) -> None:
+    """The amplitudes are cos of the schedule's angle: with T = 100, uniform starts 4 steps at t = 75."""
+    base = study.base.model_copy(update={"spacing": "trailing"})
+    note = next(n for n in run_study(study.model_copy(update={"base": base}), tmp_path).notes if "spaced" in n)
+    amplitude = np.cos((76 / 100 + 0.008) / 1.008 * np.pi / 2)
+    assert f"{amplitude:.2f} at 4 steps" in note
+    assert note.startswith("The timesteps are spaced trailing, not uniform")
+
+
 def test_a_cell_that_fails_is_a_row(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = module._draw_chunk
 

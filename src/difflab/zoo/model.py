@@ -83,7 +83,8 @@ def build_model(card: Card, state: dict[str, Tensor], device: str | torch.device
             raise DifflabError(
                 f"{card.name}: the weight {name} holds NaN or infinite values; the checkpoint is damaged."
             )
-    network.load_state_dict(state, assign=True)
+    network.to_empty(device="cpu")
+    network.load_state_dict(state)  # copied: the memory of a mapped file is aligned otherwise, which changes last bits
     network.eval().requires_grad_(False)
     network.to(device=device, dtype=torch.float32, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Model(network, card, torch.device(device))
