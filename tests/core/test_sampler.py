@@ -304,3 +304,11 @@ def test_unknown_sampler_is_refused_with_the_nearest_name():
 
 def test_only_samplers_that_draw_noise_say_so():
     assert [DDIM(0.0).stochastic, DDIM(0.1).stochastic, Ancestral().stochastic] == [False, True, True]
+
+
+def test_every_sampler_has_the_name_that_users_choose_by():
+    from typing import get_args
+
+    from difflab.core.names import SamplerName
+
+    assert set(SAMPLERS) == set(get_args(SamplerName))

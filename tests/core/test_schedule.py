@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from difflab.core.schedule import BetaName, Spacing, betas, make_schedule, path, timestep_grid
+from difflab.core.names import BetaName, Spacing
+from difflab.core.schedule import betas, make_schedule, path, timestep_grid
 from difflab.errors import DifflabError
 
 # beta_k for k = 0 .. n - 1 between b0 and b1, as written in ermongroup/ddim's documentation of its schedules.

@@ -121,6 +121,14 @@ def test_paired_differences_agree_with_the_scores(study: Study, tmp_path: Path) 
         assert difference.low <= difference.value <= difference.high
 
 
+def test_axes_keep_their_order_on_disk(study: Study, tmp_path: Path) -> None:
+    """The first axis is the one that is plotted along, also when it is not the first by name."""
+    swapped = study.model_copy(update={"axes": {"steps": [1], "spacing": ["uniform", "trailing"]}})
+    result = run_study(swapped, tmp_path)
+    assert list(result.study.axes) == ["steps", "spacing"]
+    assert list(read_result(tmp_path, tmp_path).rows[0].varied) == ["steps", "spacing"]
+
+
 def test_every_pair_of_cells_with_one_seed_and_count_is_compared(study: Study, tmp_path: Path) -> None:
     result = run_study(study, tmp_path / "all")
     keys = [row.key for row in result.rows]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from difflab.cli.options import Batch, Config, Device, Seed, pick_device
+from difflab.cli.options import Batch, Config, Device, Seed, one_of, pick_device
+from difflab.core.names import SamplerName, Spacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,10 +19,10 @@ def sample(
     model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
     out: Annotated[Path, typer.Option(help="samples.npz, grid.png, or a folder.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
-    sampler: Annotated[str, typer.Option(help="ddim, ddpm (ancestral) or ddpm-noisy (ermongroup's).")] = "ddim",
+    sampler: Annotated[str, typer.Option(help=f"{one_of(SamplerName)}; ddpm is ancestral, ddpm-noisy ermongroup's.")] = "ddim",
     steps: Annotated[int, typer.Option(help="Sampler steps, 1 to the model's training timesteps.")] = 50,
     eta: Annotated[float, typer.Option(help="DDIM stochasticity, 0 (deterministic) to 1 (DDPM).")] = 0.0,
-    spacing: Annotated[str | None, typer.Option(help="Where the steps lie: uniform, quad, trailing, leading or linspace; the family's own when left out (unet2d: uniform).")] = None,
+    spacing: Annotated[str | None, typer.Option(help=f"Where the steps lie: {one_of(Spacing)}; the family's own when left out (unet2d: uniform).")] = None,
     official_grid: Annotated[bool, typer.Option("--official-grid", help="The reference code's grid, quirks included; uniform and quad only.")] = False,
     clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp x0 to [-1, 1]; the sampler's habit when left out.")] = None,
     seed: Seed = 0,

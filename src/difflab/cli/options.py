@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
 Config = Annotated[str | None, typer.Option(help="Official config of a checkpoint that does not say: cifar10.yml, celeba.yml, church.yml, bedroom.yml, or a path.")]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise.")]
-Batch = Annotated[int, typer.Option(min=1, help="Samples at a time; decides speed and memory, not the numbers.")]
+Batch = Annotated[
+    int,
+    typer.Option(min=1, help="Samples at a time; decides speed and memory, and the numbers only in their last digits."),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ..; a GPU where there is one when left out.")]
 Features = Annotated[str | None, typer.Option(help="Feature network: inception, shapes-image, cifar10-image, or a .safetensors file.")]  # fmt: skip
 Split = Annotated[str | None, typer.Option(help="Split of data that has several: train, test, ..")]
 Size = Annotated[int | None, typer.Option(min=1, help="Bring pictures to SIZE x SIZE pixels.")]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Pass over pictures that cannot be decoded, and count them.")]  # fmt: skip
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
+
+
+def one_of(names: Any) -> str:
+    """The members of a Literal for a help text: "a, b or c"."""
+    *head, last = get_args(names)
+    return f"{', '.join(head)} or {last}"
 
 
 def pick_device(device: str | None) -> str:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from difflab.core.denoiser import Denoise, Estimate
+from difflab.core.names import SamplerName
 from difflab.core.noise import Noise
 from difflab.core.schedule import Point
 from difflab.errors import DifflabError, suggest
@@ -130,7 +131,7 @@ class Method:
     clips: bool
 
 
-SAMPLERS: dict[str, Method] = {
+SAMPLERS: dict[SamplerName, Method] = {
     "ddim": Method(lambda eta, variance: DDIM(eta), clips=False),
     "ddpm": Method(lambda eta, variance: Ancestral(variance), clips=True),
     "ddpm-noisy": Method(lambda eta, variance: Ancestral("large"), clips=True),  # ermongroup's: the paper's sigma-hat

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from difflab.core.names import BetaName, Spacing
 from difflab.errors import DifflabError, suggest
-
-BetaName = Literal["linear", "quad", "const", "jsd", "sigmoid", "cosine"]
-Spacing = Literal["uniform", "quad", "trailing", "leading", "linspace"]
 
 CLEAN = -1  # the timestep of clean data
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from difflab import __version__
-from difflab.core.schedule import Spacing, path
+from difflab.core.names import Spacing
+from difflab.core.schedule import path
 from difflab.score.extractors import metric_name
 from difflab.study.bench import Bench, draw_of
 from difflab.study.result import Row
@@ -76,17 +77,19 @@ def _about_grids(bench: Bench) -> Iterator[str]:
     fewest, most = (pick(other, key=lambda s: s.steps) for pick in (min, max))
     schedule = bench.model.schedule
 
-    def signal(s: Settings, spacing: Spacing) -> str:
-        return f"{path(schedule, s.steps, spacing)[0].alpha:.2f} at {s.steps} steps"
+    def signal(spacing: Spacing) -> str:
+        amplitudes = [(s.steps, path(schedule, s.steps, spacing)[0].alpha) for s in (fewest, most)]
+        if max(alpha for _, alpha in amplitudes) < 0.005:
+            return "less than 0.01"
+        return " and ".join(f"{alpha:.2f} at {steps} steps" for steps, alpha in dict(amplitudes).items())
 
     spacing = fewest.spacing
     assert spacing is not None
     yield (
         f"The timesteps are spaced {spacing}, not {usual} as in the official code. Sampling starts from pure noise, "
         f"but at its first timestep the {usual} grid tells the network that the picture is there, with an amplitude "
-        f"of {signal(fewest, usual)} and {signal(most, usual)} on this model’s {bench.model.card.schedule.name} "
-        f"schedule; with {spacing} it is {signal(fewest, spacing)} and {signal(most, spacing)}. Numbers with {usual} "
-        "differ, most at few steps."
+        f"of {signal(usual)} on this model’s {bench.model.card.schedule.name} schedule; with {spacing} it is "
+        f"{signal(spacing)}. Numbers with {usual} differ, most at few steps."
     )
 
 

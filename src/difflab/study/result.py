@@ -123,8 +123,11 @@ class Result(BaseModel):
         return CellStore(self.root / "cells" / row.key)
 
     def save(self, folder: Path) -> None:
-        """Write the record to `folder`; the store's own folder is not written down, so that it can be moved."""
-        files.write_json(folder / RESULT_FILE, self.model_dump(mode="json", exclude={"root"}))
+        """Write the record to `folder`; the store's own folder is not written down, so that it can be moved.
+
+        Keys keep their order: the first axis of a study is the one that is plotted along.
+        """
+        files.write_text(folder / RESULT_FILE, self.model_dump_json(indent=2, exclude={"root"}) + "\n")
 
 
 def read_result(folder: Path, root: Path) -> Result:

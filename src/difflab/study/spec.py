@@ -13,6 +13,7 @@ import yaml
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
+from difflab.core.names import SamplerName, Spacing
 from difflab.errors import DifflabError, suggest
 from difflab.validation import validated
 
@@ -28,10 +29,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    sampler: Literal["ddim", "ddpm", "ddpm-noisy"] = "ddim"
+    sampler: SamplerName = "ddim"
     steps: Annotated[int, Gt(0)] = 50
     eta: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
-    spacing: Literal["uniform", "quad", "trailing", "leading", "linspace"] | None = None
+    spacing: Spacing | None = None
     official_grid: bool = False
     clip: bool | None = None
     seed: Annotated[int, Ge(0)] = 0

@@ -10,7 +10,8 @@ from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
-from difflab.core.schedule import BetaName, Schedule, Spacing, make_schedule
+from difflab.core.names import BetaName, Spacing
+from difflab.core.schedule import Schedule, make_schedule
 
 Positive = Annotated[int, Gt(0)]
 

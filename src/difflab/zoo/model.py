@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from difflab.core.denoiser import Denoiser
+from difflab.core.names import Spacing
 from difflab.core.noise import GivenNoise, Noise, SeededNoise
 from difflab.core.sampler import Step, final, method, trajectory
-from difflab.core.schedule import Schedule, Spacing, path, timestep_grid
+from difflab.core.schedule import Schedule, path, timestep_grid
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.codec import decode

@@ -10,7 +10,7 @@ import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from difflab.core.schedule import BetaName
+from difflab.core.names import BetaName
 from difflab.errors import DifflabError, suggest
 from difflab.validation import validated
 from difflab.zoo.families import Positive, ScheduleConfig, UNet2DConfig

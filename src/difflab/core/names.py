@@ -1,0 +1,9 @@
+"""The names that users choose by. No torch here, so that a study is checked before anything heavy loads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+SamplerName = Literal["ddim", "ddpm", "ddpm-noisy"]  # see core.sampler
+Spacing = Literal["uniform", "quad", "trailing", "leading", "linspace"]  # see core.schedule
+BetaName = Literal["linear", "quad", "const", "jsd", "sigmoid", "cosine"]
