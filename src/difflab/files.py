@@ -61,12 +61,14 @@ def explained(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DifflabError(
-                f"{path}: the disk is full, and nothing was left half-written; free some space and run this again."
+                f"{path}: the disk is full; no file was left half-written. Free some space and run this again."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise DifflabError(
                 f"{path}: no permission to write here. Choose another folder or change its rights."
             ) from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise DifflabError(f"{path.name[:40]}…: this name is too long for a file; choose a shorter one.") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise DifflabError(f"{path}: a file stands where a folder is needed, or the other way round.") from error
         raise

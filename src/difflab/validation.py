@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from difflab.errors import DifflabError, suggest
@@ -21,6 +22,25 @@ def validated(model: type[Validated], values: Any, where: str) -> Validated:
         return model.model_validate(values)
     except ValidationError as error:
         raise DifflabError(f"{where}: {_first_problem(error, model)}") from error
+
+
+def yaml_mapping(text: str, name: str, what: str) -> dict[str, Any]:
+    """The mapping in YAML `text`, which came from `name` and should be `what`, for example "a study".
+
+    Raises DifflabError for anything else, with the line where reading stopped.
+    """
+    try:
+        fields = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates that are none, brackets without end
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DifflabError(
+            f"{name}: not YAML{line} ({problem}); indent with spaces and write `field: value`."
+        ) from error
+    if not isinstance(fields, dict):
+        raise DifflabError(f"{name}: found {type(fields).__name__}, but {what} is a YAML mapping, `field: value`.")
+    return fields
 
 
 def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:

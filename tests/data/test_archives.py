@@ -94,6 +94,17 @@ def test_a_truncated_tar_is_one_sentence(tmp_path: Path, mode: str, pictures) ->
         ImageTar(path, split="train")
 
 
+def test_a_tar_cut_between_two_members_is_told(tmp_path: Path, pictures) -> None:
+    """Every member is whole there, so only the closing block tells that some are missing."""
+    path = tmp_path / "x.tar"
+    write_tar(path, pictures, "w:")
+    with tarfile.open(path) as archive:
+        second = archive.getmembers()[1].offset
+    path.write_bytes(path.read_bytes()[:second])
+    with pytest.raises(DifflabError, match="closing block is missing"):
+        ImageTar(path, split="train")
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x1f\x8bhello"])
 def test_what_is_no_tar_is_one_sentence(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x.tar").write_bytes(content)

@@ -83,6 +83,16 @@ def test_a_missing_an_empty_and_a_damaged_database_are_one_sentence_each(tmp_pat
         LsunLmdb(tmp_path / "bad")
 
 
+def test_a_database_that_is_cut_off_is_told_and_does_not_crash_the_process(church: Path, tmp_path: Path) -> None:
+    """lmdb maps the file: reading beyond its end would be a bus error, so this runs on a copy of its own."""
+    cut = tmp_path / "cut_lmdb"
+    cut.mkdir()
+    content = (church / "data.mdb").read_bytes()
+    (cut / "data.mdb").write_bytes(content[: len(content) // 2 // 4096 * 4096])
+    with pytest.raises(DifflabError, match="cut off at"):
+        LsunLmdb(cut)
+
+
 @pytest.fixture
 def ffhq(tmp_path: Path, encode) -> Path:
     images = {b"256-%05d" % i: encode(np.full((4, 4, 3), i, np.uint8)) for i in range(20)}

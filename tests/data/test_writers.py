@@ -76,11 +76,19 @@ def test_folder_has_one_numbered_png_a_sample(tmp_path: Path, samples: np.ndarra
     np.testing.assert_array_equal([dataset[i].x for i in range(7)], samples)
 
 
-def test_a_folder_is_written_again_but_leftovers_of_a_longer_run_are_told(tmp_path: Path, samples: np.ndarray) -> None:
+def test_a_folder_with_numbered_pictures_is_refused_before_anything_is_drawn(
+    tmp_path: Path, samples: np.ndarray
+) -> None:
     save_samples(tmp_path / "out", samples)
-    assert save_samples(tmp_path / "out", samples) == 7
-    with pytest.raises(DifflabError, match="3 with higher numbers"):
-        save_samples(tmp_path / "out", samples[:4])
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    def drawing() -> Iterator[np.ndarray]:
+        pytest.fail("drawn for nothing")
+        yield samples
+
+    with pytest.raises(DifflabError, match="holds 7 numbered pictures already"):
+        save_samples(tmp_path / "out", drawing())
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_an_existing_folder_may_have_a_dot_in_its_name(tmp_path: Path, samples: np.ndarray) -> None:

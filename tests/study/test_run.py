@@ -129,6 +129,26 @@ def test_axes_keep_their_order_on_disk(study: Study, tmp_path: Path) -> None:
     assert list(read_result(tmp_path, tmp_path).rows[0].varied) == ["steps", "spacing"]
 
 
+@pytest.mark.parametrize("name", ["chunk-00001.npz", "chunk-00001.json", "result.json"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
+def test_a_damaged_file_of_a_study_is_named(study: Study, tmp_path: Path, name: str, content: bytes) -> None:
+    one = study.model_copy(update={"axes": {"steps": [1]}})
+    result = run_study(one, tmp_path)
+    damaged = result.cell(result.rows[0]).path / name
+    damaged.write_bytes(content)
+    (damaged.parent / "result.json").unlink() if name.endswith("npz") else None
+    with pytest.raises(DifflabError, match=rf"{name}: this file of a study is damaged; delete it"):
+        run_study(one, tmp_path)
+
+
+def test_another_studys_folder_is_left_alone(study: Study, tmp_path: Path) -> None:
+    run_study(study.model_copy(update={"axes": {"steps": [1]}}), tmp_path)
+    before = (tmp_path / "study.yaml").read_bytes()
+    with pytest.raises(DifflabError, match="holds the study tiny, not other"):
+        run_study(study.model_copy(update={"name": "other"}), tmp_path)
+    assert (tmp_path / "study.yaml").read_bytes() == before
+
+
 def test_every_pair_of_cells_with_one_seed_and_count_is_compared(study: Study, tmp_path: Path) -> None:
     result = run_study(study, tmp_path / "all")
     keys = [row.key for row in result.rows]

@@ -126,10 +126,10 @@ def test_wrong_fields_are_named(path, override, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: [a", "not valid YAML"),
+        ("name: [a", "not YAML"),
         ("- a\n- b", "found list, but a recipe is a YAML mapping"),
         ("", "found NoneType"),
-        ("\x00", "not valid YAML"),
+        ("\x00", "not YAML"),
         ("name: a\nsteps: 1\ndata: {source: shapes}", "'network' is missing"),
     ],
 )

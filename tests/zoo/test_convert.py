@@ -48,6 +48,23 @@ def test_a_file_can_be_converted_onto_itself(source, card):
     assert load(source).card == card.model_copy(update={"prediction": "v"})
 
 
+def test_a_trainers_file_is_not_replaced_by_its_weights(tmp_path, network, random_state):
+    state = random_state(network)
+    torch.save([state, {}, 1, 2, state], tmp_path / "ckpt.pth")
+    before = (tmp_path / "ckpt.pth").read_bytes()
+    with pytest.raises(DifflabError, match="this is the source"):
+        convert(tmp_path / "ckpt.pth", tmp_path / "ckpt.pth", "official", config=network)
+    assert (tmp_path / "ckpt.pth").read_bytes() == before
+
+
+def test_another_json_of_the_same_name_is_not_overwritten(tmp_path, source):
+    (tmp_path / "results.json").write_text("[1]")
+    with pytest.raises(DifflabError, match="another file has this name"):
+        convert(source, tmp_path / "results.safetensors", "difflab")
+    assert (tmp_path / "results.json").read_text() == "[1]"
+    assert not (tmp_path / "results.safetensors").exists()
+
+
 @pytest.mark.parametrize(("changes", "told"), [({"patch": 2}, {}), ({"groups": 8}, {}), ({}, {"prediction": "v"})])
 def test_what_the_official_code_cannot_run_is_not_written(tmp_path, network, random_state, changes, told):
     network = UNet2DConfig(**{**network.model_dump(), **changes})

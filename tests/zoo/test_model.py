@@ -55,6 +55,23 @@ def test_a_weight_too_many_is_named(card, state):
         build_model(card, {**state, "label_emb.weight": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    "weight",
+    [torch.zeros(32, dtype=torch.complex64), torch.zeros(32).to_sparse(), torch.zeros(32, device="meta")],
+    ids=["complex", "sparse", "meta"],
+)
+def test_a_weight_that_is_no_plain_tensor_is_named(card, state, weight):
+    state["conv_in.bias"] = weight
+    with pytest.raises(DifflabError, match=r"file\.pth: the weight conv_in\.bias is no plain tensor"):
+        build_model(card, state, where="file.pth")
+
+
+def test_a_weight_beyond_float32_is_named(card, state):
+    state["conv_in.bias"] = torch.full((32,), 1e300, dtype=torch.float64)
+    with pytest.raises(DifflabError, match=r"conv_in\.bias holds NaN or infinite values"):
+        build_model(card, state)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_damaged_weight_is_named(card, state, value):
     state["conv_in.weight"][0, 0, 0, 0] = value

@@ -110,7 +110,7 @@ def test_the_first_two_groups_are_enough(tmp_path):
         (MINIMAL.replace("{image_size: 8}", "\n\timage_size: 8"), r"not YAML in line 2"),
         (MINIMAL.replace("image_size: 8", "image_size: 8, channels: 1"), r"data\.channels is 1.*3"),
         (MINIMAL.replace("image_size: 8", "image_size: 8, rescaled: false"), r"data\.rescaled must be true"),
-        ("just words", r"holds no groups"),
+        ("just words", r"found str, but a configuration, with the groups"),
     ],
 )
 def test_a_mistake_in_a_file_names_file_and_field(tmp_path, text, message):

@@ -56,6 +56,9 @@ def ddim(
     from difflab.errors import DifflabError
     from difflab.zoo.official import read_config
 
+    for option, name in (("--image_folder", image_folder), ("--doc", doc)):
+        if ".." in Path(name).parts or Path(name).is_absolute():
+            raise DifflabError(f"{option} is {name!r}, but must name a folder below --exp.")
     settings = read_config(config)
     if not sample:
         _train(settings, doc, exp / "logs" / doc, resume_training, seed)

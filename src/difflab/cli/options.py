@@ -16,7 +16,7 @@ Batch = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ..; a GPU where there is one when left out.")]
 Features = Annotated[str | None, typer.Option(help="Feature network: inception, shapes-image, cifar10-image, or a .safetensors file.")]  # fmt: skip
 Split = Annotated[str | None, typer.Option(help="Split of data that has several: train, test, ..")]
-Size = Annotated[int | None, typer.Option(min=1, help="Bring pictures to SIZE x SIZE pixels.")]
+Size = Annotated[int | None, typer.Option(min=1, max=8192, help="Bring pictures to SIZE x SIZE pixels.")]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Pass over pictures that cannot be decoded, and count them.")]  # fmt: skip
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
 
@@ -36,7 +36,7 @@ def pick_device(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise DifflabError(f"device {device!r} is not available here; use cpu, or leave --device out.") from error
     return device

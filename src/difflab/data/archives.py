@@ -116,10 +116,14 @@ def _index(content: bytes | mmap.mmap) -> dict[str, tuple[int, int]]:
     places = {}
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     with tarfile.open(fileobj=file, mode="r:") as archive:
+        end = 0
         for member in archive:
+            end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             name = posixpath.normpath(member.name)
             if member.isreg() and is_image_name(name):
                 places[name] = (member.offset_data, member.size)
+    if content[end : end + tarfile.BLOCKSIZE] != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("its closing block is missing")
     return places
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -31,7 +32,7 @@ class _LmdbImages(EncodedImages):
         return f"{self._path}, key {self._keys[index]!r}"
 
     def read(self, index: int) -> bytes:
-        with self._environment.begin() as transaction:
+        with _readable(self._path), self._environment.begin() as transaction:
             value = transaction.get(self._keys[index])
         if value is None:
             raise DifflabError(f"{self.describe(index)}: missing from the database; copy or download it again.")
@@ -49,7 +50,7 @@ class LsunLmdb(_LmdbImages):
     def __init__(self, path: str | Path, *, category: str | None = None, split: str | None = None) -> None:
         path = _locate(Path(path), category, split)
         environment = _open(path)
-        with environment.begin() as transaction:
+        with _readable(path), environment.begin() as transaction:
             keys = list(transaction.cursor().iternext(keys=True, values=False))
         if not keys:
             raise DifflabError(f"{path}: the database is empty; download it again.")
@@ -66,7 +67,7 @@ class FfhqLmdb(_LmdbImages):
     def __init__(self, path: str | Path, *, resolution: int = 256, split: str | None = None) -> None:
         path = Path(path)
         environment = _open(path)
-        with environment.begin() as transaction:
+        with _readable(path), environment.begin() as transaction:
             length = transaction.get(b"length")
         if length is None or not bytes(length).isdigit():
             raise DifflabError(f"{path}: no key 'length' with a number; an FFHQ lmdb was expected.")
@@ -76,7 +77,7 @@ class FfhqLmdb(_LmdbImages):
 
 def is_ffhq(path: Path) -> bool:
     """Whether the lmdb environment `path` has FFHQ's layout."""
-    with _open(path).begin() as transaction:
+    with _readable(path), _open(path).begin() as transaction:
         return transaction.get(b"length") is not None
 
 
@@ -102,11 +103,32 @@ def _open(path: Path) -> lmdb.Environment:
     environment = _environments.get(path)
     if environment is None:
         try:
+            _check_length(path)
             environment = lmdb.open(str(path), readonly=True, lock=False, readahead=False, meminit=False, create=False)
         except lmdb.Error as error:
-            raise DifflabError(f"{path}: not a readable lmdb database ({error}); copy or download it again.") from error
+            raise _unreadable(path, error) from error
         _environments[path] = environment
     return environment
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except lmdb.Error as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: lmdb.Error) -> DifflabError:
+    return DifflabError(f"{path}: not a readable lmdb database ({error}); copy or download it again.")
+
+
+def _check_length(path: Path) -> None:
+    """Refuse a database that is shorter than it says: lmdb maps it and would crash the process at the missing part."""
+    with lmdb.open(str(path), readonly=True, lock=False, create=False) as environment:
+        needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if (found := (path / "data.mdb").stat().st_size) < needed:
+        raise DifflabError(f"{path}: the database is cut off at {found:,} of {needed:,} bytes; copy it again.")
 
 
 def _ffhq_indices(path: Path, count: int, split: str | None) -> list[int]:

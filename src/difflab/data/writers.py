@@ -29,7 +29,7 @@ def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], la
     - no ending, or an existing folder: `000000.png`, `000001.png`, ...
     Only `.npz` has a place for labels. A file is there whole or not at all. Raises DifflabError for another ending, for
     images that are not such arrays, for no images, for a number of labels that is not that of the images, and for a
-    folder in which more numbered samples lie than were written.
+    folder in which numbered pictures lie already.
     """
     path = Path(path)
     stream = _checked([images] if isinstance(images, np.ndarray) else images)
@@ -110,24 +110,16 @@ def _save_grid(path: Path, batches: Iterator[np.ndarray]) -> int:
 
 
 def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
+    """Raises DifflabError before anything is drawn when numbered pictures are there: whose would they be afterwards?"""
+    there = sum(path.stem.isdecimal() for path in folder.glob("*.png"))
+    if there:
+        raise DifflabError(f"{folder}: holds {there:,} numbered pictures already; delete them or choose another.")
     count = 0
     for batch in batches:
         for image in batch:
             _save_png(folder / f"{count:06d}.png", image, sync=False)
             count += 1
-    _check_no_leftovers(folder, count)
     return count
-
-
-def _check_no_leftovers(folder: Path, count: int) -> None:
-    """An earlier, longer run into the same folder must not pass for part of this one."""
-    names = (path.stem for path in folder.glob("*.png"))
-    left = sum(name.isdecimal() and int(name) >= count for name in names)
-    if left:
-        raise DifflabError(
-            f"{folder}: the {count:,} samples are written, but {left:,} with higher numbers were there before; delete"
-            " those or choose an empty folder."
-        )
 
 
 def _save_png(path: Path, image: np.ndarray, *, sync: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from difflab.data.dataset import Chosen, Dataset, batches
+from difflab.data.dataset import BrokenImageError, Chosen, Dataset, batches
 from difflab.data.shapes import Shapes
 from difflab.data.sources import open_data
 from difflab.errors import DifflabError, suggest
@@ -75,6 +75,8 @@ class Reference:
         """The data, or None when the source is a file of statistics."""
         if is_statistics(self.source):
             return None
+        if self.source == SHAPES and self.split is not None:
+            raise DifflabError(f"{SHAPES}: has no splits, {self.split!r} was asked for; leave the split out.")
         if self.source == SHAPES:
             return Shapes(self.size or 32, **SHAPES_REFERENCE)
         return open_data(self.source, split=self.split, size=self.size)
@@ -167,11 +169,19 @@ def stats(
     """
     if Path(out).suffix != ".npz":
         raise DifflabError(f"{out}: statistics are written as .npz; let the name end in .npz.")
+    if Path(data).exists() and Path(out).resolve() == Path(data).resolve():
+        raise DifflabError(f"{out}: these are the pictures themselves; write their statistics to another file.")
     reference = Reference(data, split, size, skip_broken)
     if reference.dataset is None:
         raise DifflabError(f"{data}: these are statistics already; give pictures.")
     extractor = open_extractor(features or choose_features(data, _side(reference.dataset)))
     moments, skipped = features_moments(reference.dataset, extractor, skip_broken)
+    if moments.n < extractor.dim + 1:
+        warnings.warn(
+            f"{data}: {moments.n} pictures are too few for a covariance of full rank in {extractor.dim} features.",
+            UserWarning,
+            stacklevel=2,
+        )
     save_statistics(Path(out), moments, reference.passport(extractor) | ({"skipped": skipped} if skipped else {}))
     return load_statistics(Path(out))
 
@@ -214,16 +224,25 @@ def score(
         skipped = passed_over
     if skipped:
         warnings.warn(f"{samples}: {skipped} broken images were passed over.", UserWarning, stacklevel=2)
-    return fd_score(np.concatenate(parts), against.statistics(extractor), extractor.passport(), replicates=replicates)
+    statistics = against.statistics(extractor)
+    if passed_over := (statistics.passport or {}).get("skipped", 0):
+        warnings.warn(f"{reference}: {passed_over} broken images were passed over.", UserWarning, stacklevel=2)
+    return fd_score(np.concatenate(parts), statistics, extractor.passport(), replicates=replicates)
 
 
 def _features_of(reference: Reference) -> str | None:
     """The features that a file of statistics says it was made with."""
     if reference.dataset is not None:
         return None
-    passport = load_statistics(Path(reference.source)).passport
-    return passport["extractor"]["name"] if passport else INCEPTION
+    passport = load_statistics(Path(reference.source)).passport or {}
+    return passport.get("extractor", {}).get("name", INCEPTION)
 
 
 def _side(dataset: Dataset) -> int:
-    return dataset[0].x.shape[0]
+    """Height of the first picture that can be decoded; whether broken ones before it matter is decided later."""
+    for index in range(len(dataset)):
+        try:
+            return dataset[index].x.shape[0]
+        except BrokenImageError:
+            continue
+    raise DifflabError(f"{dataset.description}: no image could be decoded.")

@@ -15,6 +15,7 @@ import yaml
 
 from difflab import files
 from difflab.data.shapes import recognise
+from difflab.errors import DifflabError
 from difflab.score.fid import fd_score
 from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
@@ -74,6 +75,8 @@ def run_study(
 def run_bench(bench: Bench, folder: Path, *, engine_name: str = "local", watch: Watch | None = None) -> Result:
     """Run the study of a bench that was checked; see `run_study`."""
     study = bench.study
+    if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != study.name:
+        raise DifflabError(f"{folder}: holds the study {other}, not {study.name}; choose another folder.")
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     files.write_text(folder / STUDY_FILE, text)
     bench.statistics  # noqa: B018 (a broken reference should be known before the first sample is drawn)
@@ -176,7 +179,7 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     """The cell's record of scores: read, or measured and written last of all."""
     measured_by = key_of(_measured_by(bench))
     record = cell.get("result")
-    if record is not None and record["measured_by"] == measured_by:
+    if record is not None and record.get("measured_by") == measured_by:
         return record
     scores: dict[str, Any] = {}
     replicates: list[float] = []

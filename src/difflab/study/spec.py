@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from difflab.core.names import SamplerName, Spacing
 from difflab.errors import DifflabError, suggest
-from difflab.validation import validated
+from difflab.validation import validated, yaml_mapping
 
 Metric = Literal["fid", "valid"]
 Scalar = int | float | str | bool | None
@@ -35,7 +35,7 @@ class Settings(BaseModel):
     spacing: Spacing | None = None
     official_grid: bool = False
     clip: bool | None = None
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000
 
     @model_validator(mode="after")
@@ -67,11 +67,23 @@ class Study(BaseModel):
     features: str | None = None
     base: Settings = Settings()
     axes: dict[str, list[Scalar]]
-    metrics: tuple[Metric, ...] = ("fid",)
+    metrics: Annotated[tuple[Metric, ...], MinLen(1)] = ("fid",)
     skip_broken: bool = False
     keep: Annotated[int, Ge(0)] = 64
     chunk: Annotated[int, Gt(0)] = 250
     replicates: Annotated[int, Gt(1)] = 200
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_folders(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w .+-]*", name):
+            raise ValueError(f"name is {name!r}, but must name a folder: letters, digits, '-', '_', '.', no '/'")
+        return name
+
+    @field_validator("metrics")
+    @classmethod
+    def _metrics_differ(cls, metrics: tuple[Metric, ...]) -> tuple[Metric, ...]:
+        return tuple(dict.fromkeys(metrics))
 
     @field_validator("axes")
     @classmethod
@@ -126,16 +138,5 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
 
 def parse_study(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Study:
     """A study from YAML text that came from `name`; see `read_study`."""
-    try:
-        fields = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where else ""
-        raise DifflabError(
-            f"{name}: this is not valid YAML{line}; indent with spaces and close every bracket."
-        ) from error
-    if not isinstance(fields, dict):
-        raise DifflabError(
-            f"{name}: found {type(fields).__name__}, but a study is a YAML mapping with name, model, axes and so on."
-        )
+    fields = yaml_mapping(text, name, "a study")
     return validated(Study, {**fields, **(overrides or {})}, name)

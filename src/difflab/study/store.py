@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,22 @@ from typing import Any
 import numpy as np
 
 from difflab import files
+from difflab.errors import DifflabError
 from difflab.study.spec import key_of
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    """Turn what reading a damaged file raises into one sentence. No kill leaves such a file; copies and disks do."""
+    try:
+        yield
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DifflabError(f"{path}: this file of a study is damaged; delete it and run the study again.") from error
+
+
+def _read_json(path: Path) -> Any:
+    with _undamaged(path):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -52,8 +69,8 @@ class CellStore:
         files.write_bytes(self._chunk(index), buffer.getvalue())
 
     def chunk(self, index: int, name: str) -> np.ndarray:
-        """One array of one chunk; the others are not read."""
-        with np.load(self._chunk(index), allow_pickle=False) as arrays:
+        """One array of one chunk; the others are not read. Raises DifflabError when the chunk is damaged."""
+        with _undamaged(self._chunk(index)), np.load(self._chunk(index), allow_pickle=False) as arrays:
             return arrays[name]
 
     def chunks(self) -> int:
@@ -77,7 +94,7 @@ class CellStore:
 
     def timings(self) -> list[dict[str, Any]]:
         """What was recorded beside each chunk: seconds of sampling, samples, batch, machine."""
-        return [json.loads(self._chunk(i).with_suffix(".json").read_text()) for i in range(self.chunks())]
+        return [_read_json(self._chunk(i).with_suffix(".json")) for i in range(self.chunks())]
 
     def put(self, name: str, value: Any) -> None:
         """Write a JSON record, such as `result`."""
@@ -86,7 +103,7 @@ class CellStore:
     def get(self, name: str) -> Any | None:
         """Read a JSON record, or None."""
         path = self.path / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return _read_json(path) if path.exists() else None
 
     def _chunk(self, index: int) -> Path:
         return self.path / f"chunk-{index:05d}.npz"

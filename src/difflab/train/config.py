@@ -15,7 +15,7 @@ from difflab.core.loss import Reduction
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.errors import DifflabError, suggest
-from difflab.validation import validated
+from difflab.validation import validated, yaml_mapping
 from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
 
 Positive = Annotated[int, Gt(0)]
@@ -125,17 +125,14 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | 
     Raises DifflabError naming the file and the field that is wrong.
     """
     try:
-        fields = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise DifflabError(
             f"{path}: the recipe cannot be read ({error.strerror}); give the path of a YAML file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DifflabError(f"{path}: this is not valid YAML; indent with spaces and close every bracket.") from error
-    if not isinstance(fields, dict):
-        raise DifflabError(
-            f"{path}: found {type(fields).__name__}, but a recipe is a YAML mapping with name, data, steps and so on."
-        )
+    except UnicodeDecodeError as error:
+        raise DifflabError(f"{path}: this is not a text file; a recipe is a YAML file.") from error
+    fields = yaml_mapping(text, str(path), "a recipe")
     for override in overrides:
         _apply(fields, override)
     kind = fields.setdefault("kind", "diffusion")

@@ -28,8 +28,19 @@ def save_checkpoint(path: Path, card: Card, state: dict[str, Tensor]) -> None:
         raise DifflabError(
             f"{path}: a difflab checkpoint ends in .safetensors; choose the name {path.stem}.safetensors."
         )
+    beside = path.with_suffix(".json")
+    if beside.exists() and not _is_card(beside):
+        raise DifflabError(f"{beside}: the card would be written here, but another file has this name; rename one.")
     write_bytes(path, save(plain_tensors(state), {KEY: card.model_dump_json()}))
-    write_json(path.with_suffix(".json"), card.model_dump(mode="json"))
+    write_json(beside, card.model_dump(mode="json"))
+
+
+def _is_card(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return isinstance(values, dict) and {"family", "network"} <= values.keys()
 
 
 def read_checkpoint(path: Path) -> tuple[Card, dict[str, Tensor]]:

@@ -275,7 +275,8 @@ def _scheduler_fields(folder: Path, home: Path) -> dict[str, Any]:
 
 
 def _known(values: dict[str, Any], field: str, default: str, names: dict[str, str], path: Path) -> str:
-    if (value := values.get(field, default)) not in names:
+    value = values.get(field, default)
+    if not isinstance(value, str) or value not in names:
         raise DifflabError(f"{path}: {field} is {json.dumps(value)}, but only {', '.join(names)} are supported.")
     return names[value]
 

@@ -60,6 +60,14 @@ class ScheduleConfig(BaseModel):
     beta_start: float = 1e-4
     beta_end: float = 0.02
 
+    @model_validator(mode="after")
+    def _betas_are_variances(self) -> ScheduleConfig:
+        if not (0 < self.beta_start < 1 and 0 < self.beta_end < 1):
+            raise ValueError(
+                f"beta_start is {self.beta_start:g} and beta_end {self.beta_end:g}, but both must lie between 0 and 1"
+            )
+        return self
+
     def build(self) -> Schedule:
         """The table of alpha_bar."""
         return make_schedule(self.name, self.timesteps, self.beta_start, self.beta_end)

@@ -59,7 +59,7 @@ def official_match(state: dict[str, Tensor], where: str) -> tuple[str, OfficialC
     shown = f"ch {found['ch']}, ch_mult {list(found['ch_mult'])}, attention at levels {attention_levels(state)}"
     raise DifflabError(
         f"{where}: a DDIM U-Net ({shown}) of none of the official configurations, and its image size is not in the "
-        "weights; give config='file.yml' or config={'image_size': N}."
+        "weights; give its configuration, --config FILE.yml (in Python config='file.yml' or config={'image_size': N})."
     )
 
 

@@ -55,7 +55,7 @@ def load(
     """
     place = _device(device)
     card, state = read_model(source, family=family, config=config, prediction=prediction, schedule=schedule)
-    return build_model(card, state, place)
+    return build_model(card, state, place, str(source))
 
 
 def read_model(

@@ -55,35 +55,36 @@ class Model:
         return hash_weights(self.network.state_dict())
 
 
-def build_model(card: Card, state: dict[str, Tensor], device: str | torch.device = "cpu") -> Model:
-    """A model from its card and a complete state dict.
+def build_model(
+    card: Card, state: dict[str, Tensor], device: str | torch.device = "cpu", where: str | None = None
+) -> Model:
+    """A model from its card and a complete state dict, which came from `where`.
 
-    Raises DifflabError naming a missing, extra, misshapen or NaN weight.
+    Raises DifflabError naming a missing, extra, misshapen or NaN weight, or one that is no plain tensor of reals.
     """
+    where = where or card.name
     with torch.device("meta"):  # initial weights would be thrown away
         network = FAMILIES[card.family].build(card.network)
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     for name, shape in expected.items():
         if name not in found:
-            raise DifflabError(
-                f"{card.name}: the weight {name} {shape} is missing; is the configuration the right one?"
-            )
+            raise DifflabError(f"{where}: the weight {name} {shape} is missing; is the configuration the right one?")
         if found[name] != shape:
             raise DifflabError(
-                f"{card.name}: the weight {name} has shape {found[name]}, but this configuration needs {shape}; "
+                f"{where}: the weight {name} has shape {found[name]}, but this configuration needs {shape}; "
                 "give the configuration the checkpoint was trained with."
             )
     if extra := sorted(found.keys() - expected.keys()):
         raise DifflabError(
-            f"{card.name}: {len(extra)} weights do not belong to this configuration, the first is {extra[0]}; "
+            f"{where}: {len(extra)} weights do not belong to this configuration, the first is {extra[0]}; "
             "give the configuration the checkpoint was trained with."
         )
     for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise DifflabError(
-                f"{card.name}: the weight {name} holds NaN or infinite values; the checkpoint is damaged."
-            )
+        if value.layout is not torch.strided or value.is_quantized or value.is_meta or value.is_complex():
+            raise DifflabError(f"{where}: the weight {name} is no plain tensor of real numbers; save it as one.")
+        if not torch.isfinite(value.float()).all():
+            raise DifflabError(f"{where}: the weight {name} holds NaN or infinite values; the checkpoint is damaged.")
     network.to_empty(device="cpu")
     network.load_state_dict(state)  # copied: the memory of a mapped file is aligned otherwise, which changes last bits
     network.eval().requires_grad_(False)

@@ -6,13 +6,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from annotated_types import Ge, Gt
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from difflab.core.names import BetaName
 from difflab.errors import DifflabError, suggest
-from difflab.validation import validated
+from difflab.validation import validated, yaml_mapping
 from difflab.zoo.families import Positive, ScheduleConfig, UNet2DConfig
 
 SHIPPED = ("bedroom", "celeba", "church", "cifar10")
@@ -163,16 +162,8 @@ def read_config(source: str | Path) -> OfficialConfig:
 
 def _parsed(content: bytes, name: str) -> OfficialConfig:
     try:
-        values = yaml.safe_load(content.decode("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it is not text"
-        raise DifflabError(
-            f"{name}: not YAML{line} ({problem}); indent with spaces and write `field: value`."
-        ) from error
-    if not isinstance(values, dict):
-        raise DifflabError(
-            f"{name}: holds no groups; a configuration has data, model and diffusion, as church.yml does."
-        )
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DifflabError(f"{name}: not YAML (it is not text); a configuration is a text file.") from error
+    values = yaml_mapping(text, name, "a configuration, with the groups data, model and diffusion as in church.yml,")
     return validated(OfficialConfig, values, name)
