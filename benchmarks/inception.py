@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from difflab.precision import full_precision
 from difflab.score.inception import InceptionFID
-from difflab.score.precision import full_precision
 
 
 def main() -> None:
