@@ -242,8 +242,8 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
 def _mark_floor(axes: Axes, value: float) -> None:
     axes.axhline(value, color=MUTED, lw=1.1, ls=(0, (1, 2)), zorder=0)
     axes.annotate(
-        "real samples", (1.0, value), xycoords=("axes fraction", "data"), xytext=(0, 3), textcoords="offset points",
-        ha="right", va="bottom", color=MUTED, fontsize=9,
+        "real samples", (0.0, value), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
+        ha="left", va="bottom", color=MUTED, fontsize=9,
     )  # fmt: skip
 
 
