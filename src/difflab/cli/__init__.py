@@ -35,7 +35,7 @@ def main() -> None:
 
 def _stopped() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while the interpreter shuts down is not news
-    print("difflab: stopped; what was finished is kept.", file=sys.stderr)
+    print("difflab: stopped.", file=sys.stderr)
     sys.exit(_INTERRUPTED)
 
 

@@ -126,28 +126,6 @@ class Transformed:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Some items of a data set, in the given order of indices (N,)."""
-
-    source: Dataset
-    indices: np.ndarray
-
-    @property
-    def description(self) -> str:
-        return f"{self.source.description}, {len(self.indices)} chosen"
-
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Item:
-        return self.source[int(self.indices[index])]
-
-
-@dataclass(frozen=True)
 class Batch:
     """Stacked items: `x` uint8 (N, H, W, 3); `labels` int64 (N,) and `texts` only if every item has one.
 

@@ -158,11 +158,8 @@ class UNet2D(nn.Module):
         groups: of every group norm; 32 is the official network.
     """
 
-    edges: ClassVar[tuple[str, ...]] = (
-        "temb",
-        "conv_in",
-        "conv_out",
-    )  # what meets pixels or timesteps rather than hidden channels
+    # What meets pixels or timesteps rather than hidden channels; see `train.optim`.
+    edges: ClassVar[tuple[str, ...]] = ("temb", "conv_in", "conv_out")
 
     def __init__(
         self,

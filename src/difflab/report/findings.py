@@ -79,7 +79,8 @@ def headline(results: Sequence[Result]) -> list[str]:
         metric = next(iter(result.metric_names))
         if scored(result, metric):
             line = curves(scored(result, metric), first_axis(result))[0]
-            sentences.append(contrast(result, metric, evidence=False) or _summary(result, metric, line))
+            told = contrast(result, metric, evidence=False) or " ".join(choices(result, metric))
+            sentences.append(told or _summary(result, metric, line))
     times = [timing(result)[0] for result in results if linear_fit(result)]
     return sentences + times[-1:]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from difflab.data.dataset import BrokenImageError, Chosen, Dataset, batches
+from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.shapes import Shapes
 from difflab.data.sources import open_data
 from difflab.errors import DifflabError, suggest
@@ -99,19 +99,21 @@ class Reference:
         mu, sigma = moments.gaussian()
         return Statistics(mu, sigma, moments.n, passport)
 
-    def fresh(self, count: int) -> Dataset | None:
-        """`count` other samples of the same source, which a perfect model could have drawn; None where none are known.
+    def fresh(self, count: int) -> tuple[Dataset, np.ndarray] | None:
+        """Other samples of the same source, which a perfect model could have drawn, and the indices (count,) to take.
 
-        For scenes another world, for data with a train and a test split the other one.
+        For scenes another world, for data with a train and a test split the other one; None where too few are known.
         """
         if self.source == SHAPES:
-            return Shapes(self.size or 32, count, FRESH_SEED)
-        if self.split not in _OTHER_SPLIT:
+            return Shapes(self.size or 32, count, FRESH_SEED), np.arange(count)
+        if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
-        other = open_data(self.source, split=_OTHER_SPLIT[self.split], size=self.size)
-        if len(other) < count:
+        try:
+            other = open_data(self.source, split=_OTHER_SPLIT[self.split], size=self.size)
+        except DifflabError:  # only this split is on the machine
             return None
-        return Chosen(other, np.random.default_rng(FRESH_SEED).permutation(len(other))[:count])
+        order = np.random.default_rng(FRESH_SEED).permutation(len(other))[:count]
+        return (other, order) if len(order) == count else None
 
     def passport(self, extractor: Extractor) -> dict[str, Any]:
         """What decides the statistics."""
@@ -133,15 +135,16 @@ def is_statistics(source: str) -> bool:
 
 
 def feature_batches(
-    dataset: Dataset, extractor: Extractor, skip_broken: bool = False
+    dataset: Dataset, extractor: Extractor, skip_broken: bool = False, order: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """Features (n, d) of a data set, a batch at a time, with the count of broken images passed over so far."""
+    """Features (n, d) of a data set, or of its items `order`, a batch at a time, with the broken images passed over."""
     if isinstance(dataset, Shapes):  # drawn by the batch, many times faster than one by one
-        for begin in range(0, len(dataset), _BATCH):
-            pictures, _ = dataset.batch(np.arange(begin, min(begin + _BATCH, len(dataset))))
+        indices = np.arange(len(dataset)) if order is None else order
+        for begin in range(0, len(indices), _BATCH):
+            pictures, _ = dataset.batch(indices[begin : begin + _BATCH])
             yield extractor(pictures), 0
         return
-    for batch in batches(dataset, _BATCH, workers=os.cpu_count() or 1, skip_broken=skip_broken):
+    for batch in batches(dataset, _BATCH, order=order, workers=os.cpu_count() or 1, skip_broken=skip_broken):
         yield extractor(batch.x), batch.skipped
 
 

@@ -80,6 +80,7 @@ def run_bench(bench: Bench, folder: Path, *, engine_name: str = "local", watch: 
     text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
     files.write_text(folder / STUDY_FILE, text)
     bench.statistics  # noqa: B018 (a broken reference should be known before the first sample is drawn)
+    real = _floor(bench)
     run = lambda settings: run_cell(bench, settings, watch)  # noqa: E731
     answers = list(engine(engine_name).map(run, study.cells()))
     rows = [_failed_row(bench, a) if isinstance(a, Failure) else a for a in answers]
@@ -89,7 +90,7 @@ def run_bench(bench: Bench, folder: Path, *, engine_name: str = "local", watch: 
         rows=rows,
         differences=_differences(bench, rows),
         passport=passport(bench),
-        floor=_floor(bench),
+        floor=real,
         machine=where(bench, rows),
         notes=notes(bench, rows),
         root=bench.store.root,
@@ -152,10 +153,13 @@ def _floor(bench: Bench) -> Score | None:
     fresh = bench.reference.fresh(counts.pop()) if "fid" in bench.study.metrics and len(counts) == 1 else None
     if fresh is None:
         return None
-    made_by = _measured_by(bench) | {"samples": fresh.description, "extractor": bench.extractor.passport()}
+    dataset, order = fresh
+    samples = {"samples": dataset.description, "count": len(order)}
+    made_by = _measured_by(bench) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floor-{key_of(made_by)}.json"
     if not path.exists():
-        features = np.concatenate([f for f, _ in feature_batches(fresh, bench.extractor, bench.study.skip_broken)])
+        parts = feature_batches(dataset, bench.extractor, bench.study.skip_broken, order)
+        features = np.concatenate([part for part, _ in parts])
         files.write_json(path, _fd(bench, features)[0].model_dump())
     return Score.model_validate_json(path.read_text(encoding="utf-8"))
 

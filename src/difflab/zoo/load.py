@@ -42,9 +42,9 @@ def load(
     What the file does not say can be told, what it says can be overridden.
 
     Args:
-        source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a
-            training; an official trainer file or state dict; a
-            folder of diffusers' UNet2DModel. A zoo name goes before a file of that name; for the file write `./name`.
+        source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a training; an official
+            trainer file or state dict; a folder of diffusers' UNet2DModel. A zoo name goes before a file of that name;
+            for the file write `./name`.
         family: a name in `FAMILIES`.
         config: an official configuration by name, path or content; a `UNet2DConfig`; or single fields of one as a dict.
         prediction: what the output is read as: eps, x0 or v.
