@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from difflab.core.exact import GaussianDenoiser
 from difflab.core.loss import antithetic_timesteps, diffusion_loss
 from difflab.core.prediction import add_noise, target
 from difflab.core.schedule import make_schedule
@@ -64,3 +65,57 @@ def test_antithetic_timesteps_cover_the_whole_range_evenly():
     counts = torch.bincount(t, minlength=10)
     assert len(counts) == 10
     assert (counts - 2000).abs().max() < 5 * 2**0.5 * 2000**0.5, "five standard deviations of paired counts"
+
+
+@pytest.mark.parametrize("kind", ["eps", "x0", "v"])
+def test_the_exact_mean_as_target_leaves_zero_loss_for_the_exact_denoiser(kind):
+    exact = GaussianDenoiser(0.3, 0.25)
+
+    def best(x, t):
+        at = SCHEDULE.at(t, 4)
+        return target(*exact(x, at)[:2], at, kind)
+
+    noisy = SCHEDULE.at(T, 4).sigma.flatten() > 0.1
+    args = X0[noisy], T[noisy], EPS[noisy], SCHEDULE, kind
+    assert diffusion_loss(best, *args, denoiser=exact).item() == pytest.approx(0, abs=1e-8)
+    assert diffusion_loss(best, *args).item() > 0.01, "drawn data and noise leave the posterior's variance"
+
+
+def test_exact_and_drawn_targets_differ_by_the_posterior_variance_whatever_the_network():
+    """E|f - x0|^2 = E|f - E[x0|x]|^2 + Var(x0|x), here s2 sigma^2 / (alpha^2 s2 + sigma^2) for Gaussian data."""
+    n, variance, generator = 400_000, 0.25, torch.Generator().manual_seed(1)
+    x0 = 0.3 + variance**0.5 * torch.randn(n, 1, generator=generator)
+    eps, t = torch.randn(n, 1, generator=generator), torch.full((n,), 40)
+    at = SCHEDULE.point(40)
+    expected = variance * at.sigma**2 / (at.alpha**2 * variance + at.sigma**2)
+    for network in (lambda x, t: 0 * x, lambda x, t: 0.7 * x + 0.1):
+        drawn, exact = (
+            diffusion_loss(network, x0, t, eps, SCHEDULE, "x0", denoiser=d)
+            for d in (None, GaussianDenoiser(0.3, variance))
+        )
+        assert (drawn - exact).item() == pytest.approx(expected, rel=0.01)
+
+
+def test_where_noise_is_below_rounding_the_drawn_data_is_the_target():
+    """Timestep 0 has sigma 0.01: a wrong denoiser there changes nothing."""
+    wrong = GaussianDenoiser(9.0, 1.0)
+    t = torch.zeros(6, dtype=torch.int64)
+    right = target(X0, EPS, SCHEDULE.at(t, 4), "v")
+    assert diffusion_loss(lambda x, t: right, X0, t, EPS, SCHEDULE, "v", denoiser=wrong) == 0
+
+
+def test_weighed_like_v_an_x0_network_has_the_loss_of_the_v_network_it_is():
+    at = SCHEDULE.at(T, 4)
+    loud = at.sigma.flatten() > 0.3
+    guess = 0.3 * X0
+    x = add_noise(X0, EPS, at)
+    as_v = (at.alpha * x - guess) / at.sigma
+    x0_loss = diffusion_loss(lambda *_: guess[loud], X0[loud], T[loud], EPS[loud], SCHEDULE, "x0", weighting="v")
+    v_loss = diffusion_loss(lambda *_: as_v[loud], X0[loud], T[loud], EPS[loud], SCHEDULE, "v")
+    torch.testing.assert_close(x0_loss, v_loss)
+
+
+def test_the_weight_stops_growing_where_there_is_little_noise():
+    t = torch.zeros(6, dtype=torch.int64)
+    flat, weighed = (diffusion_loss(lambda x, t: 0 * x, X0, t, EPS, SCHEDULE, "x0", weighting=w) for w in ("flat", "v"))
+    torch.testing.assert_close(weighed, flat / 0.3**2)

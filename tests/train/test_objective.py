@@ -5,11 +5,12 @@ import pytest
 import torch
 
 from difflab.core.loss import antithetic_timesteps
-from difflab.core.prediction import add_noise
-from difflab.data.shapes import COLOURS, sample_scenes
+from difflab.core.prediction import add_noise, target
+from difflab.data.shapes import COLOURS, Shapes, sample_scenes
 from difflab.train.config import FeaturesRecipe
 from difflab.train.feed import Batch
 from difflab.train.objective import DiffusionObjective, FeaturesObjective, scene_targets
+from difflab.train.shapes_denoiser import ShapesDenoiser
 
 CPU = torch.device("cpu")
 
@@ -45,6 +46,24 @@ def test_a_recipe_decides_what_the_network_sees_and_how_it_is_judged(recipe):
     assert torch.equal(seen[0][1], t)
     torch.testing.assert_close(seen[0][0], add_noise(x0, eps, at))
     torch.testing.assert_close(loss, (at.alpha * eps - at.sigma * x0).square().mean())
+
+
+def test_with_the_exact_target_the_best_denoiser_has_hardly_any_loss_left(recipe):
+    best, places = ShapesDenoiser(), recipe().schedule.build()
+    pictures, labels = Shapes().batch(np.arange(64))
+
+    def network(x, t):
+        at = places.at(t, 4)
+        found = best(x, at)
+        return target(found.x0, found.eps, at, "v")
+
+    drawn, exact = (
+        DiffusionObjective(recipe(target=kind, prediction="v", data={"source": "shapes", "size": 32})).loss(
+            network, Batch(pictures, labels, np.arange(64)), generator(), CPU
+        )
+        for kind in ("data", "exact")
+    )
+    assert exact < 0.1 * drawn, "what is left is the rounding to grey levels"
 
 
 def test_uniform_timesteps_are_not_paired(recipe):

@@ -1,9 +1,9 @@
 """`shapes`: a procedural world whose truth is known, drawn on the fly and never stored.
 
-A scene has a background and one or two shapes. Each shape has a kind, a colour, a size and a place (one of nine, with a
-jitter of two pixels). In a scene of two, the main shape is large and the other small, their colours
-differ and their bounding boxes do not touch. The class label is (kind, colour) of the main shape; the caption names
-everything but the jitter.
+A scene has a background and one or two shapes. Each shape has a kind, a colour, a size and a place, one of nine. In a
+scene of two, the main shape is large and the other small, their colours differ and their bounding boxes do not touch.
+The class label is (kind, colour) of the main shape; the caption names everything. So the world is finite, and a caption
+determines its picture.
 
 Scene i of seed s depends on (s, i) alone. Scenes are drawn from a table of antialiased masks, so that a batch costs a
 few array operations. `recognise` goes the other way: one after the other it takes the shapes that explain most of a
@@ -26,9 +26,8 @@ COLOURS = {
     "blue": (45, 95, 220),
     "yellow": (240, 200, 40),
     "purple": (150, 60, 180),
-    "cyan": (60, 200, 210),
 }
-SIZES = {"small": 3.75, "large": 5.75}  # half the side of the bounding box, in pixels of a 32x32 image
+SIZES = {"small": 4.5, "large": 6.0}  # half the side of the bounding box, in pixels of a 32x32 image
 BACKGROUNDS = {"black": (25, 25, 28), "grey": (128, 128, 128), "white": (243, 241, 236)}
 ROWS = ("top", "", "bottom")
 COLUMNS = ("left", "", "right")
@@ -36,10 +35,9 @@ CLASSES = tuple(f"{colour} {kind}" for kind in KINDS for colour in COLOURS)
 
 SCENE_SIDE = 32  # the world is defined at 32x32 pixels; other sizes scale it
 _ANCHORS = (8, 16, 24)  # centres of the three rows and columns, in pixels
-_JITTERS = (-2, 0, 2)  # pixels off an anchor: whole 2x2 blocks, so that a small model can learn crisp edges
-_PHASES = 4  # a centre lies on a quarter pixel
+_PHASES = 4  # masks are drawn for centres on quarter pixels
 _BLOCK = 1024  # scenes that share one random stream
-_DRAWS = 16  # uniform numbers a scene may use
+_DRAWS = 8  # uniform numbers a scene uses
 
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 _BACKGROUND = np.array(list(BACKGROUNDS.values()), np.float32)
@@ -131,7 +129,7 @@ def _uniforms(seed: int, block: int) -> np.ndarray:
 
 
 def _scenes_from(u: np.ndarray) -> Scenes:
-    """Scenes (N,) from uniform numbers (N, 16)."""
+    """Scenes (N,) from uniform numbers (N, 8)."""
 
     def pick(column: int, n: int) -> np.ndarray:
         return (u[:, column] * n).astype(np.int64)
@@ -142,11 +140,10 @@ def _scenes_from(u: np.ndarray) -> Scenes:
     first = pick(4, len(COLOURS))
     colour = np.stack([first, (first + 1 + pick(5, len(COLOURS) - 1)) % len(COLOURS)], 1)
     size = np.stack([np.where(two, 1, pick(6, 2)), np.zeros_like(first)], 1)
-    lone, pairs = pick(7, 9), _place_pairs()
+    lone, pairs = pick(7, 9), place_pairs()
     pair = pairs[pick(7, len(pairs))]
     place = np.where(two[:, None], pair, np.stack([lone, lone], 1))
     row, column = place // 3, place % 3
-    offset = (np.array(_JITTERS) * _PHASES)[(u[:, 8:12] * len(_JITTERS)).astype(np.int64)]
     anchors = np.array(_ANCHORS) * _PHASES
     return Scenes(
         count=count,
@@ -156,13 +153,13 @@ def _scenes_from(u: np.ndarray) -> Scenes:
         size=size,
         row=row,
         column=column,
-        y=anchors[row] + offset[:, 0:2],
-        x=anchors[column] + offset[:, 2:4],
+        y=anchors[row],
+        x=anchors[column],
     )
 
 
 @lru_cache(maxsize=1)
-def _place_pairs() -> np.ndarray:
+def place_pairs() -> np.ndarray:
     """(P, 2): the places (row * 3 + column) of two shapes that lie on opposite sides in a row or column direction."""
     places = [(a, b) for a in range(9) for b in range(9)]
     return np.array([(a, b) for a, b in places if abs(a // 3 - b // 3) == 2 or abs(a % 3 - b % 3) == 2])
@@ -314,10 +311,16 @@ def _best_shape(rest: np.ndarray, background: np.ndarray) -> _Found:
     return _Found(np.concatenate([parts[m], colour[:, None]], 1), gain[n, colour, m] / energy[n, colour, m], explained)
 
 
+def placed_masks() -> np.ndarray:
+    """(size, place, kind, 1024) float32: coverage of every shape the world can place in a 32x32 picture."""
+    masks = _templates()[0].reshape(len(KINDS), len(SIZES), -1, SCENE_SIDE**2)
+    return np.ascontiguousarray(masks.transpose(1, 2, 0, 3))
+
+
 @lru_cache(maxsize=1)
 def _templates() -> tuple[np.ndarray, np.ndarray]:
     """All masks (M, 1024) the world can place in a 32x32 picture, and their (kind, size, y, x) (M, 4)."""
-    axis = np.array([(anchor + jitter) * _PHASES for anchor in _ANCHORS for jitter in _JITTERS])
+    axis = np.array(_ANCHORS) * _PHASES
     grid = np.meshgrid(np.arange(len(KINDS)), np.arange(len(SIZES)), axis, axis, indexing="ij")
     kind, size, y, x = (g.ravel() for g in grid)
     windows, origin = _mask_windows(SCENE_SIDE)

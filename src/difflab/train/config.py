@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from difflab.core.loss import Reduction
+from difflab.core.loss import Reduction, Weighting
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.errors import DifflabError, suggest
@@ -84,7 +84,10 @@ class DiffusionRecipe(Recipe):
     """A diffusion model.
 
     The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate. ema_rate: of the
-    average that is sampled from; sample_every: steps between pictures.
+    average that is sampled from; sample_every: steps between pictures. target: what the network learns to tell apart
+    from the noise: the `data` drawn, or, on `shapes` alone, the `exact` mean of all scenes given the noisy picture (see
+    `train.shapes_denoiser`). weighting: of the error over noise levels, see `core.loss.diffusion_loss`; `v` needs the
+    prediction x0.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -95,8 +98,28 @@ class DiffusionRecipe(Recipe):
     variance: Variance = "small"
     reduction: Reduction = "mean"
     timesteps: Literal["uniform", "antithetic"] = "uniform"
+    target: Literal["data", "exact"] = "data"
+    weighting: Weighting = "flat"
     ema_rate: Share = 0.9999
     sample_every: Positive = 5000
+
+    @model_validator(mode="after")
+    def _v_weighs_x0(self) -> DiffusionRecipe:
+        if self.weighting == "v" and self.prediction != "x0":
+            raise ValueError(
+                f"weighting is v, but prediction is {self.prediction}: errors of x0 alone are weighed like those of v; "
+                "choose prediction: x0 or weighting: flat"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _exact_needs_a_known_world(self) -> DiffusionRecipe:
+        if self.target == "exact" and (self.data.source, self.data.size) != ("shapes", 32):
+            raise ValueError(
+                f"target is exact, but data is {self.data.source} at {self.data.size} pixels: the exact mean is known "
+                "for shapes at 32 pixels alone; choose target: data"
+            )
+        return self
 
 
 class FeaturesRecipe(Recipe):

@@ -15,6 +15,7 @@ from difflab.data.transforms import Pixels, scale_unit
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import Batch
+from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.zoo.codec import encode
 from difflab.zoo.families import FAMILIES
 
@@ -33,6 +34,7 @@ class DiffusionObjective:
     def __init__(self, recipe: DiffusionRecipe) -> None:
         self.recipe = recipe
         self.schedule = recipe.schedule.build()
+        self.denoiser = ShapesDenoiser() if recipe.target == "exact" else None
 
     def build(self) -> nn.Module:
         """The network with its initial weights."""
@@ -44,8 +46,10 @@ class DiffusionObjective:
         draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
         t = draw(len(x0), self.schedule.timesteps, generator).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        r = self.recipe
-        return diffusion_loss(network, x0.to(device), t, eps, self.schedule, r.prediction, r.reduction)
+        r, denoiser = self.recipe, self.denoiser.to(device) if self.denoiser else None
+        return diffusion_loss(
+            network, x0.to(device), t, eps, self.schedule, r.prediction, r.reduction, r.weighting, denoiser
+        )
 
 
 class FeaturesObjective:
