@@ -53,6 +53,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
                     varied=varied,
                     scores=scored,
                     seconds=0.0 if value is None else seconds(settings),
+                    seconds_per_sample=0.0 if value is None else seconds(settings) / settings.count,
                     calls=settings.steps,
                     command=f"difflab sample model --steps {settings.steps}",
                     error="The sampler gave NaN; raise steps." if value is None else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import random
 import signal
 import subprocess
@@ -37,6 +38,7 @@ def test_rows_have_scores_costs_and_commands(study: Study, tmp_path: Path) -> No
         assert score.n == 24
         assert row.calls == row.settings.steps
         assert row.seconds > 0
+        assert row.seconds_per_sample > 0
         assert row.command.startswith("difflab sample ")
     assert result.metric_names == {"fid": "FD (tiny-features)"}
     assert len(result.table) == 6
@@ -54,6 +56,19 @@ def test_second_run_draws_nothing(study: Study, tmp_path: Path, monkeypatch: pyt
     before = run_study(study, tmp_path)
     monkeypatch.setattr(module, "_draw_chunk", lambda *_: pytest.fail("a chunk that was there was drawn again"))
     assert run_study(study, tmp_path).rows == before.rows
+
+
+def test_a_burst_of_other_work_does_not_move_the_time_of_a_sample(study: Study, tmp_path: Path) -> None:
+    before = run_study(study, tmp_path, batch=4).rows[0]
+    timing = tmp_path / "cells" / before.key / "chunk-00000.json"
+    record = json.loads(timing.read_text())
+    each = record["seconds per sample of a batch"]
+    record["seconds per sample of a batch"] = [*each[:-1], 1000.0]
+    record["seconds"] += 1000.0
+    timing.write_text(json.dumps(record))
+    after = run_study(study, tmp_path, batch=4).rows[0]
+    assert after.seconds > 1000
+    assert after.seconds_per_sample < 1
 
 
 def test_batch_size_changes_nothing_but_rounding(study: Study, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def _choice(
 
 def linear_fit(result: Result) -> Fit | None:
     """Least squares of seconds per sample on steps over all timed cells; None below three different step counts."""
-    rows = [row for row in result.rows if row.seconds > 0]
+    rows = [row for row in result.rows if row.seconds_per_sample > 0]
     steps = np.array([row.settings.steps for row in rows], dtype=float)
     if len(set(steps)) < 3:
         return None
@@ -371,7 +371,7 @@ def _spread_at_equal_steps(result: Result) -> float | None:
     """The slowest over the fastest cell with equal steps, less one, at its worst; None if no two cells share steps."""
     by_steps: dict[int, list[float]] = {}
     for row in result.rows:
-        if row.seconds > 0:
+        if row.seconds_per_sample > 0:
             by_steps.setdefault(row.settings.steps, []).append(row.seconds_per_sample)
     return max((max(times) / min(times) - 1 for times in by_steps.values() if len(times) > 1), default=None)
 

@@ -32,8 +32,9 @@ class Score(BaseModel):
 class Row(BaseModel):
     """One cell: its setting, scores and cost.
 
-    seconds: of sampling alone, warm-up excluded, for the whole cell; calls: network calls a sample; error: one sentence
-    when the cell failed, and then there are no scores; command: what draws these samples again.
+    seconds: of sampling alone, warm-up excluded, for the whole cell; seconds_per_sample: the median over its batches, so
+    that a hiccup of the machine does not count; calls: network calls a sample; error: one sentence when the cell failed,
+    and then there are no scores; command: what draws these samples again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,14 +44,10 @@ class Row(BaseModel):
     varied: dict[str, Scalar]
     scores: dict[Metric, Score] = {}
     seconds: float = 0.0
+    seconds_per_sample: float = 0.0
     calls: int = 0
     command: str = ""
     error: str | None = None
-
-    @property
-    def seconds_per_sample(self) -> float:
-        """Sampling time of one sample, averaged over the cell."""
-        return self.seconds / self.settings.count
 
 
 class Difference(BaseModel):

@@ -111,13 +111,14 @@ def run_cell(bench: Bench, settings: Settings, watch: Watch | None = None) -> Ro
             cell.put_chunk(index, *_draw_chunk(bench, settings, rows))
         if watch:
             watch(Progress(settings, rows.stop, settings.count))
-    record = _scores(bench, settings, cell)
+    record, timings = _scores(bench, settings, cell), cell.timings()
     return Row(
         key=cell.key,
         settings=settings,
         varied=bench.study.varied(settings),
         scores=record["scores"],
-        seconds=sum(chunk["seconds"] for chunk in cell.timings()),
+        seconds=sum(chunk["seconds"] for chunk in timings),
+        seconds_per_sample=float(np.median([s for chunk in timings for s in chunk["seconds per sample of a batch"]])),
         calls=bench.calls(settings),
         command=command(bench.study, settings),
     )
@@ -126,7 +127,7 @@ def run_cell(bench: Bench, settings: Settings, watch: Watch | None = None) -> Ro
 def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Features, kept pictures and truth of the samples with indices `rows`, and what drawing them cost."""
     bench.warm()
-    features, valid, pictures, seconds = [], [], [], 0.0
+    features, valid, pictures, seconds = [], [], [], []
     batches = sample_batches(bench.model, draw_of(settings), settings.seed, rows, bench.batch)
     have = rows.start
     while True:
@@ -134,7 +135,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         images = next(batches, None)  # pixels on the CPU: the device has finished
         if images is None:
             break
-        seconds += time.perf_counter() - clock
+        seconds.append(time.perf_counter() - clock)
         features.append(bench.extractor(images))
         pictures.append(images[: max(0, bench.study.keep - have)])
         have += len(images)
@@ -144,7 +145,8 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
     if valid:
         arrays["valid"] = np.concatenate(valid)
     where = {"batch": bench.batch, "machine": machine(bench.shelf.device)}
-    return arrays, {"seconds": seconds, "samples": len(rows), **where}
+    each = [spent / len(part) for spent, part in zip(seconds, features, strict=True)]
+    return arrays, {"seconds": sum(seconds), "seconds per sample of a batch": each, "samples": len(rows), **where}
 
 
 def _floor(bench: Bench) -> Score | None:
