@@ -32,9 +32,9 @@ class Score(BaseModel):
 class Row(BaseModel):
     """One cell: its setting, scores and cost.
 
-    seconds: of sampling alone, warm-up excluded, for the whole cell; seconds_per_sample: the median over its batches, so
-    that a hiccup of the machine does not count; calls: network calls a sample; error: one sentence when the cell failed,
-    and then there are no scores; command: what draws these samples again.
+    seconds: of sampling alone, warm-up excluded, for the whole cell; seconds_per_sample: the median over its batches,
+    so that a hiccup of the machine does not count; calls: network calls a sample; error: one sentence when the cell
+    failed, and then there are no scores; command: what draws these samples again.
     """
 
     model_config = ConfigDict(frozen=True)
