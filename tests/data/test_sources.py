@@ -10,7 +10,7 @@ import pytest
 
 from difflab.data import sources
 from difflab.data.dataset import batches
-from difflab.data.sources import KNOWN, open_data
+from difflab.data.sources import KNOWN, fingerprint, open_data
 from difflab.errors import DifflabError
 
 
@@ -147,6 +147,26 @@ def test_a_folder_of_mixed_sizes_needs_a_size(tmp_path: Path, picture: bytes, en
     with pytest.raises(DifflabError, match=r"a\.png is 50x40, .*c\.png is 9x9"):
         list(batches(open_data(folder), 8))
     assert next(batches(open_data(folder, size=8), 8)).x.shape == (3, 8, 8, 3)
+
+
+def test_a_fingerprint_changes_with_the_files_and_with_nothing_else(tmp_path: Path, picture: bytes, encode) -> None:
+    folder = folder_of(tmp_path / "plain", picture)
+    before = fingerprint(folder)
+    list(batches(open_data(folder), 2))
+    assert fingerprint(folder) == before
+    (folder / "a.png").write_bytes(encode(np.zeros((40, 50, 3), np.uint8)))
+    assert fingerprint(folder) != before
+
+
+def test_reading_an_lmdb_leaves_its_fingerprint(tmp_path: Path, picture: bytes) -> None:
+    path = lmdb_of(tmp_path / "church_outdoor_train_lmdb", picture)
+    before = fingerprint(path)
+    list(batches(open_data(path), 1))
+    assert fingerprint(path) == before
+
+
+def test_the_world_has_no_files() -> None:
+    assert fingerprint("shapes") is None
 
 
 def test_shapes_are_drawn_at_the_size_asked_for() -> None:

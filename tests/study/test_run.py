@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
 from difflab.study import run as module
 from difflab.study.result import read_result
@@ -56,6 +58,21 @@ def test_second_run_draws_nothing(study: Study, tmp_path: Path, monkeypatch: pyt
     before = run_study(study, tmp_path)
     monkeypatch.setattr(module, "_draw_chunk", lambda *_: pytest.fail("a chunk that was there was drawn again"))
     assert run_study(study, tmp_path).rows == before.rows
+
+
+def test_a_reference_whose_files_changed_is_measured_again(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    folder.mkdir()
+    pictures = Shapes(size=16).batch(np.arange(30))[0]
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(folder / f"{i:02d}.png")
+    study = study.model_copy(update={"reference": str(folder), "axes": {"steps": [1]}})
+    before = run_study(study, tmp_path / "run").rows[0]
+    for i, picture in enumerate(255 - pictures[:15]):
+        Image.fromarray(picture).save(folder / f"{i:02d}.png")
+    after = run_study(study, tmp_path / "run").rows[0]
+    assert after.key == before.key, "the samples are the same"
+    assert after.scores["fid"].value != before.scores["fid"].value
 
 
 def test_a_burst_of_other_work_does_not_move_the_time_of_a_sample(study: Study, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -88,6 +89,23 @@ def open_data(source: str | Path, *, split: str | None = None, size: int | None 
         raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
     dataset, crop = _open_path(path, split)
     return dataset if size is None else Transformed(dataset, Transform(size, crop))
+
+
+def fingerprint(source: str | Path) -> str | None:
+    """What tells whether the files behind a source are still the same: a hash of their names, sizes and times.
+
+    None for `shapes`, which has no files.
+    """
+    if source == SHAPES:
+        return None
+    path = _home(source) if isinstance(source, str) and source in KNOWN else Path(source).expanduser()
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    for file in files:
+        if file.name != "lock.mdb":  # of an lmdb, touched by whoever reads it
+            state = file.stat()
+            digest.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def data_root() -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 
 from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.shapes import Shapes
-from difflab.data.sources import open_data
+from difflab.data.sources import fingerprint, open_data
 from difflab.errors import DifflabError, suggest
 from difflab.score.extractors import INCEPTION, Extractor, load_extractor
 from difflab.score.fid import Score as FdScore
@@ -118,12 +118,14 @@ class Reference:
     def passport(self, extractor: Extractor) -> dict[str, Any]:
         """What decides the statistics."""
         assert self.dataset is not None
-        return {
+        decides = {
             "data": self.dataset.description,
             "count": len(self.dataset),
             "split": self.split,
             "extractor": extractor.passport(),
         }
+        files = fingerprint(self.source)
+        return decides | ({"files": files} if files else {})
 
 
 def is_statistics(source: str) -> bool:
