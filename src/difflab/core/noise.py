@@ -42,9 +42,12 @@ class SeededNoise:
     def draw(self, k: int) -> Tensor:
         """(B, *shape) float32."""
         out = np.empty((len(self.indices), *self.shape), np.float32)
+        stream = np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=[0, 0, 0, k])
+        generator, fresh = np.random.Generator(stream), stream.state
         for row, index in zip(out, self.indices, strict=True):
-            stream = np.random.Philox(key=np.array([self.seed, index], np.uint64), counter=[0, 0, 0, k])
-            np.random.Generator(stream).standard_normal(out=row, dtype=np.float32)
+            fresh["state"]["key"][1] = index  # begins the sample's stream; building a new one takes five times as long
+            stream.state = fresh
+            generator.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device)
 
 
