@@ -24,14 +24,11 @@ DENOISER = ShapesDenoiser()
 @cache
 def every_scene() -> tuple[torch.Tensor, torch.Tensor]:
     """All pictures of the world (N, 3, 32, 32) uint8 and their log probabilities (N,)."""
-    kinds, colours, places = range(len(KINDS)), range(len(COLOURS)), range(9)
-    lone = [
-        (1, b, k, 0, c, 0, s, 0, p, 0) for b, k, c, s, p in itertools.product(range(3), kinds, colours, (0, 1), places)
-    ]
+    shapes = list(itertools.product(range(len(KINDS)), range(len(COLOURS)), (0, 1)))
+    lone = [(1, b, k, 0, c, 0, s, 0, p, 0) for b, (k, c, s), p in itertools.product(range(3), shapes, range(9))]
     pairs = [
-        (2, b, j, k, c, d, 1, 0, p, q)
-        for b, j, k, c, d, (p, q) in itertools.product(range(3), kinds, kinds, colours, colours, place_pairs().tolist())
-        if c != d
+        (2, b, k, j, c, d, s, r, p, q)
+        for b, (k, c, s), (j, d, r), (p, q) in itertools.product(range(3), shapes, shapes, place_pairs().tolist())
     ]
     table = np.array(lone + pairs)
     place = table[:, 8:10]

@@ -1,9 +1,9 @@
 """`shapes`: a procedural world whose truth is known, drawn on the fly and never stored.
 
-A scene has a background and one or two shapes. Each shape has a kind, a colour, a size and a place, one of nine. In a
-scene of two, the main shape is large and the other small, their colours differ and their bounding boxes do not touch.
-The class label is (kind, colour) of the main shape; the caption names everything. So the world is finite, and a caption
-determines its picture.
+A scene has a background and one or two shapes. Each shape has a kind, a colour, a size and a place, one of nine, all of
+them independent, but two shapes lie on opposite sides of the picture, so that they do not touch. The main shape is the
+first in reading order. The class label is its (kind, colour); the caption names everything. So the world is finite, and
+a caption determines its picture.
 
 Scene i of seed s depends on (s, i) alone. Scenes are drawn from a table of antialiased masks, so that a batch costs a
 few array operations. `recognise` goes the other way: one after the other it takes the shapes that explain most of a
@@ -37,7 +37,7 @@ SCENE_SIDE = 32  # the world is defined at 32x32 pixels; other sizes scale it
 _ANCHORS = (8, 16, 24)  # centres of the three rows and columns, in pixels
 _PHASES = 4  # masks are drawn for centres on quarter pixels
 _BLOCK = 1024  # scenes that share one random stream
-_DRAWS = 8  # uniform numbers a scene uses
+_DRAWS = 9  # uniform numbers a scene uses
 
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 _BACKGROUND = np.array(list(BACKGROUNDS.values()), np.float32)
@@ -129,7 +129,7 @@ def _uniforms(seed: int, block: int) -> np.ndarray:
 
 
 def _scenes_from(u: np.ndarray) -> Scenes:
-    """Scenes (N,) from uniform numbers (N, 8)."""
+    """Scenes (N,) from uniform numbers (N, 9)."""
 
     def pick(column: int, n: int) -> np.ndarray:
         return (u[:, column] * n).astype(np.int64)
@@ -137,12 +137,10 @@ def _scenes_from(u: np.ndarray) -> Scenes:
     count = 1 + pick(0, 2)
     two = count == 2
     kind = np.stack([pick(2, len(KINDS)), pick(3, len(KINDS))], 1)
-    first = pick(4, len(COLOURS))
-    colour = np.stack([first, (first + 1 + pick(5, len(COLOURS) - 1)) % len(COLOURS)], 1)
-    size = np.stack([np.where(two, 1, pick(6, 2)), np.zeros_like(first)], 1)
-    lone, pairs = pick(7, 9), place_pairs()
-    pair = pairs[pick(7, len(pairs))]
-    place = np.where(two[:, None], pair, np.stack([lone, lone], 1))
+    colour = np.stack([pick(4, len(COLOURS)), pick(5, len(COLOURS))], 1)
+    size = np.stack([pick(6, len(SIZES)), pick(7, len(SIZES))], 1)
+    lone, pairs = pick(8, 9), place_pairs()
+    place = np.where(two[:, None], pairs[pick(8, len(pairs))], np.stack([lone, lone], 1))
     row, column = place // 3, place % 3
     anchors = np.array(_ANCHORS) * _PHASES
     return Scenes(
@@ -160,8 +158,8 @@ def _scenes_from(u: np.ndarray) -> Scenes:
 
 @lru_cache(maxsize=1)
 def place_pairs() -> np.ndarray:
-    """(P, 2): the places (row * 3 + column) of two shapes that lie on opposite sides in a row or column direction."""
-    places = [(a, b) for a in range(9) for b in range(9)]
+    """(P, 2): the places (row * 3 + column) of two shapes on opposite sides, across or down, in reading order."""
+    places = [(a, b) for a in range(9) for b in range(a + 1, 9)]
     return np.array([(a, b) for a, b in places if abs(a // 3 - b // 3) == 2 or abs(a % 3 - b % 3) == 2])
 
 
@@ -241,11 +239,10 @@ class Recognition:
 
     @cached_property
     def lawful(self) -> np.ndarray:
-        """(N,) whether the shapes keep the world's rules for two."""
+        """(N,) whether two shapes lie on opposite sides."""
         s = self.scenes
         apart = (np.abs(s.row[:, 0] - s.row[:, 1]) == 2) | (np.abs(s.column[:, 0] - s.column[:, 1]) == 2)
-        two = (s.size[:, 0] == 1) & (s.size[:, 1] == 0) & (s.colour[:, 0] != s.colour[:, 1]) & apart
-        return (s.count == 1) | two
+        return (s.count == 1) | apart
 
 
 MIN_MATCH = 0.8
@@ -277,9 +274,9 @@ def _recognise(images: np.ndarray) -> Recognition:
     two = second.match >= _PRESENT
     left = after_first - np.where(two[:, None, None], second.explained, 0.0)
     shapes = [first, second]
-    large_first = ~two | (first.parts[:, 1] >= second.parts[:, 1])  # the main shape is the large one
+    before = np.array([10_000, 100]) @ [first.parts[:, i] - second.parts[:, i] for i in (2, 3)] <= 0  # in reading order
     parts = np.stack([s.parts for s in shapes], 1)  # (N, 2, 5)
-    parts = np.where(large_first[:, None, None], parts, parts[:, ::-1])
+    parts = np.where((~two | before)[:, None, None], parts, parts[:, ::-1])
     kind, size, y, x_, colour = (parts[..., i] for i in range(5))
     scenes = Scenes(1 + two, background, kind, colour, size, _nearest_anchor(y), _nearest_anchor(x_), y, x_)
     match = np.where(two, np.minimum(first.match, second.match), first.match)

@@ -2,8 +2,8 @@
 
 The world is finite and its prior is known. Given the background, a shape changes the log likelihood of a noisy picture
 by its correlation with it less half its own energy (a matched filter); two shapes that do not overlap change it by the
-sum. So a scene of two needs no picture of its own: what the kinds of a shape have to say is summed first, and then all
-pairs of colour and place fit into one small array.
+sum. So a scene of two needs no picture of its own: what all shapes at one place have to say is summed first, and pairs
+of places are what is left.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ class ShapesDenoiser(nn.Module):
         masks = torch.from_numpy(world.placed_masks())  # (S, P, K, 1024)
         self._inner = masks.shape[:3]
         background, palette = (_model_space(table) for table in (world.BACKGROUNDS, world.COLOURS))
-        allowed = _allowed_pairs(len(palette))
-        self._log_lone = math.log(0.5 / (2 * _PLACES * len(world.KINDS) * len(palette)))
-        self._log_pair = math.log(0.5 / (int(allowed.sum()) * len(world.KINDS) ** 2))
+        allowed = _allowed_pairs()
+        each = 2 * len(world.KINDS) * len(palette)  # shapes that may lie at one place
+        self._log_lone = math.log(0.5 / (_PLACES * each))
+        self._log_pair = math.log(0.5 / (int(allowed.sum()) // 2 * each**2))
         self.masks: Tensor
         self.background: Tensor
         self.difference: Tensor
@@ -42,7 +43,7 @@ class ShapesDenoiser(nn.Module):
         self.register_buffer("masks", masks.flatten(0, 2))  # (M, 1024)
         self.register_buffer("background", background)  # (G, 3)
         self.register_buffer("difference", palette - background[:, None])  # (G, C, 3): what a shape adds to it
-        self.register_buffer("allowed", allowed)  # (P C, P C)
+        self.register_buffer("allowed", allowed)  # (P, P)
 
     def forward(self, x: Tensor, at: Point | Places) -> Estimate:
         """Estimate for noisy pictures x (B, 3, 32, 32), each at its own place or all at one."""
@@ -52,21 +53,17 @@ class ShapesDenoiser(nn.Module):
     def _mean(self, z: Tensor, precision: Tensor) -> Tensor:
         """Posterior mean (B, 3, 1024) from z = x / alpha, the picture and noise of that precision (B, 1, 1)."""
         gain = self._gain(z) * precision[..., None]  # (B, G, C, M)
-        gain = gain.unflatten(-1, self._inner)  # (B, G, C, S, P, K)
-        lone = gain + self._log_lone
-        small, large = (_by_pair(gain[:, :, :, size].logsumexp(-1)) for size in (0, 1))  # (B, G, P C)
-        pair = (large[..., :, None] + small[..., None, :] + self._log_pair).masked_fill(~self.allowed, -math.inf)
-        background = self._background_likelihood(z) * precision[..., 0]  # (B, G)
-        either = torch.logaddexp(lone.flatten(2).logsumexp(-1), pair.flatten(2).logsumexp(-1))
-        log_background = (background + either).log_softmax(-1)
-        # The share of each shape: alone, or as one of two, where its partner's share is already summed.
-        scale = (log_background - either)[..., None, None, None]
-        share = (lone + scale[..., None]).exp()
-        for size, both, own in ((0, pair.logsumexp(-2), small), (1, pair.logsumexp(-1), large)):
-            partner = _from_pair(both - own, gain.shape[2])  # (B, G, C, P)
-            share[:, :, :, size] += (gain[:, :, :, size] + partner[..., None] + scale).exp()
+        at_place = gain.unflatten(-1, self._inner).transpose(2, 4).flatten(3).logsumexp(-1)  # (B, G, P)
+        # What a scene's other shape has to say, for each place of one shape; nothing, where it is alone.
+        pair = (at_place[..., None, :] + self._log_pair).masked_fill(~self.allowed, -math.inf).logsumexp(-1)
+        rest = torch.logaddexp(pair, torch.full_like(pair, self._log_lone))  # (B, G, P)
+        lone, both = at_place + self._log_lone, at_place + pair - math.log(2)  # a pair is met from both its places
+        either = torch.logaddexp(lone.logsumexp(-1), both.logsumexp(-1))  # (B, G)
+        background = (self._background_likelihood(z) * precision[..., 0] + either).log_softmax(-1)
+        scale = (rest + (background - either)[..., None])[:, :, None, None, :, None]  # (B, G, 1, 1, P, 1)
+        share = (gain.unflatten(-1, self._inner) + scale).exp()
         weights = torch.einsum("gcd,bgcm->bdm", self.difference, share.flatten(3))
-        return weights @ self.masks + (log_background.exp() @ self.background)[..., None]
+        return weights @ self.masks + (background.exp() @ self.background)[..., None]
 
     def _gain(self, z: Tensor) -> Tensor:
         """(B, G, C, M) how much log likelihood at precision 1 each shape adds to the bare background."""
@@ -90,18 +87,8 @@ def _column(value: float | Tensor, x: Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
 
 
-def _by_pair(v: Tensor) -> Tensor:
-    """(B, G, C, P) -> (B, G, P C)."""
-    return v.transpose(2, 3).flatten(2)
-
-
-def _from_pair(v: Tensor, colours: int) -> Tensor:
-    """(B, G, P C) -> (B, G, C, P)."""
-    return v.unflatten(2, (_PLACES, colours)).transpose(2, 3)
-
-
-def _allowed_pairs(colours: int) -> Tensor:
-    """(P C, P C) whether the world draws a large shape (row) and a small one (column) of these places and colours."""
-    places = torch.zeros(_PLACES, _PLACES, dtype=torch.bool)
-    places[tuple(torch.from_numpy(world.place_pairs()).T)] = True
-    return torch.kron(places, ~torch.eye(colours, dtype=torch.bool))
+def _allowed_pairs() -> Tensor:
+    """(P, P) whether the world draws two shapes at these places, in either order."""
+    allowed = torch.zeros(_PLACES, _PLACES, dtype=torch.bool)
+    allowed[tuple(torch.from_numpy(world.place_pairs()).T)] = True
+    return allowed | allowed.T
