@@ -29,12 +29,15 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=256)
     options = parser.parse_args()
     models = [difflab.load(model) for model in options.models]
+    schedule = models[0].schedule
+    if any(m.card.schedule != models[0].card.schedule for m in models):
+        raise SystemExit("these models have different noise schedules; compare models of one schedule")
     x0 = encode(Shapes(seed=7).batch(np.arange(options.count))[0])
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
     best = ShapesDenoiser()
     print(f"{'t':>5}{'exact':>10}" + "".join(f"{name[-24:]:>26}{'to exact':>10}" for name in options.models))
     for t in TIMESTEPS:
-        at = models[0].schedule.point(t)
+        at = schedule.point(t)
         x = at.alpha * x0 + at.sigma * eps
         with torch.no_grad():
             exact = best(x, at).x0

@@ -8,7 +8,7 @@ import lmdb
 import numpy as np
 import pytest
 
-from difflab.data import sources
+from difflab.data import shapes, sources
 from difflab.data.dataset import batches
 from difflab.data.sources import KNOWN, fingerprint, open_data
 from difflab.errors import DifflabError
@@ -165,8 +165,35 @@ def test_reading_an_lmdb_leaves_its_fingerprint(tmp_path: Path, picture: bytes) 
     assert fingerprint(path) == before
 
 
-def test_the_world_has_no_files() -> None:
-    assert fingerprint("shapes") is None
+def test_the_fingerprint_of_the_world_is_of_its_rules(monkeypatch) -> None:
+    shapes.world_fingerprint.cache_clear()
+    before = fingerprint("shapes")
+    monkeypatch.setitem(shapes.SIZES, "small", 4.0)
+    shapes._mask_windows.cache_clear()
+    shapes.world_fingerprint.cache_clear()
+    assert fingerprint("shapes") != before
+    monkeypatch.undo()
+    shapes._mask_windows.cache_clear()
+    shapes.world_fingerprint.cache_clear()
+    assert fingerprint("shapes") == before
+
+
+def test_a_fingerprint_goes_through_links_as_readers_do(tmp_path: Path, picture: bytes, encode) -> None:
+    real = folder_of(tmp_path / "elsewhere", picture)
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "cat").symlink_to(real)
+    before = fingerprint(tmp_path / "linked")
+    (real / "c.png").write_bytes(picture)
+    assert fingerprint(tmp_path / "linked") != before
+
+
+def test_the_fingerprint_of_celeba_covers_its_splits(tmp_path: Path, picture: bytes) -> None:
+    folder = folder_of(tmp_path / "img_align_celeba", picture, ("000001.jpg", "000002.jpg"))
+    splits = tmp_path / "list_eval_partition.txt"
+    splits.write_text("000001.jpg 0\n000002.jpg 1\n")
+    before = fingerprint(folder)
+    splits.write_text("000001.jpg 0\n000002.jpg  2\n")
+    assert fingerprint(folder) != before
 
 
 def test_shapes_are_drawn_at_the_size_asked_for() -> None:

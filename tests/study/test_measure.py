@@ -10,7 +10,10 @@ from PIL import Image
 
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
-from difflab.study.measure import is_statistics, score, stats
+from difflab.score.statistics import load_statistics
+from difflab.study.measure import Reference, is_statistics, open_extractor, score, stats
+from difflab.study.spec import key_of
+from difflab.zoo.registry import shipped_statistics
 
 
 def test_a_set_against_its_own_statistics_is_zero(parts: dict[str, str], tmp_path: Path) -> None:
@@ -55,3 +58,15 @@ def test_samples_must_be_pictures(parts: dict[str, str], tmp_path: Path) -> None
     assert not is_statistics(parts["reference"])
     with pytest.raises(DifflabError, match="must be pictures"):
         score("fid", tmp_path / "s.npz", parts["reference"])
+
+
+def test_the_shipped_statistics_are_of_todays_world_and_features() -> None:
+    """A thousand other scenes have the shipped mean: Hotelling's T^2 in 64 dimensions is about chi^2 with 64 degrees of
+    freedom, mean 64 and deviation 11."""
+    extractor, reference = open_extractor("shapes-image"), Reference("shapes", None, 32)
+    path = shipped_statistics(key_of(reference.passport(extractor)))
+    assert path is not None, "the world or the features changed: make the statistics again"
+    mu, sigma = load_statistics(path).gaussian
+    features = extractor(Shapes(seed=77).batch(np.arange(1000))[0])
+    off = features.mean(0) - mu
+    assert 1000 * off @ np.linalg.pinv(sigma) @ off < 64 + 8 * 11

@@ -125,6 +125,11 @@ def test_wrong_fields_are_named(path, override, words):
         read_recipe(path, [override])
 
 
+def test_the_exact_mean_is_of_pictures_without_added_noise(path):
+    with pytest.raises(DifflabError, match="shapes at 32 pixels with gaussian noise"):
+        read_recipe(path, ["target=exact", "data.size=32", "network.image_size=32", "data.dequantization=gaussian"])
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -12,7 +12,7 @@ import torch
 from difflab.core.noise import SeededNoise
 from difflab.core.prediction import add_noise
 from difflab.core.sampler import DDIM, final, trajectory
-from difflab.core.schedule import make_schedule, path
+from difflab.core.schedule import Point, make_schedule, path
 from difflab.data.shapes import COLOURS, KINDS, Scenes, Shapes, draw, place_pairs, recognise
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.zoo.codec import decode, encode
@@ -38,7 +38,8 @@ def every_scene() -> tuple[torch.Tensor, torch.Tensor]:
         row=place // 3, column=place % 3, y=centre[place // 3], x=centre[place % 3],
     )  # fmt: skip
     probability = np.where(table[:, 0] == 1, 0.5 / len(lone), 0.5 / len(pairs))
-    return torch.from_numpy(draw(scenes)).permute(0, 3, 1, 2), torch.from_numpy(np.log(probability)).float()
+    pictures = np.concatenate([draw(scenes[i : i + 4096]) for i in range(0, len(table), 4096)])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2), torch.from_numpy(np.log(probability)).float()
 
 
 def brute_force(x: torch.Tensor, alpha: float, sigma: float) -> torch.Tensor:
@@ -66,9 +67,10 @@ def test_it_is_bayes_rule_over_every_scene_of_the_world(t):
     torch.testing.assert_close(DENOISER(x, at).x0, expected, rtol=0, atol=0.01)
 
 
-def test_what_little_noise_hides_is_seen():
+@pytest.mark.parametrize("t", [0, 5, 20, 100])
+def test_what_little_noise_hides_is_seen(t):
     x0 = encode(Shapes(seed=1).batch(np.arange(16))[0])
-    at = SCHEDULE.point(100)
+    at = SCHEDULE.point(t)
     x = at.alpha * x0 + at.sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(DENOISER(x, at).x0, x0, rtol=0, atol=0.005)
 
@@ -81,6 +83,17 @@ def test_each_sample_may_lie_at_its_own_place():
     x = add_noise(x0, eps, at)
     alone = [DENOISER(x[i : i + 1], SCHEDULE.point(int(t[i]))).x0 for i in range(3)]
     torch.testing.assert_close(DENOISER(x, at).x0, torch.cat(alone), rtol=0, atol=1e-5)
+
+
+def test_where_no_picture_is_left_it_is_the_mean_of_the_world():
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    found = DENOISER(x, Point(999.0, 0.0, 1.0)).x0
+    pictures, log_prior = every_scene()
+    mean = torch.zeros(3 * 32 * 32)
+    for part, weight in zip(pictures.split(4096), log_prior.exp().split(4096), strict=True):
+        mean += weight @ (part.flatten(1).float() / 127.5 - 1)
+    torch.testing.assert_close(found[0], mean.view(3, 32, 32), rtol=0, atol=0.005)
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_noise_and_picture_agree():

@@ -16,7 +16,6 @@ Reduction = Literal["mean", "sum"]
 Weighting = Literal["flat", "v"]
 
 _LEAST_SIGMA = 0.3  # below it, 1 / sigma^2 would leave the network little else to learn than the last grey levels
-_CERTAIN = 0.1
 
 
 def diffusion_loss(
@@ -36,8 +35,8 @@ def diffusion_loss(
     (Salimans and Ho 2022, section 4), with sigma taken as at least 0.3. A network that predicts x0 need not carry the
     noise through to its output, and so learns plain pictures with few channels (Li and He 2025).
 
-    With an exact `denoiser` of the data, E[x0 | x_t] takes the place of x0 in the target. Both losses differ by a
-    constant, the variance of x0 given x_t, and so have the same minimum; without it the gradient is less noisy.
+    With an exact `denoiser` of the data, E[x0 | x_t] takes the place of x0 in the target. That changes the loss by a
+    constant (for x0 unweighed, the variance of x0 given x_t) and leaves its minimum; the gradient is less noisy.
 
     Args:
         network: (x (B, ..), t (B,)) -> output of the shape of x.
@@ -49,20 +48,13 @@ def diffusion_loss(
     at = schedule.at(t, x0.ndim)
     x = add_noise(x0, eps, at)
     if denoiser is not None:
-        x0, eps = _where_noisy(denoiser(x, at), x0, eps, at)
+        x0, eps, _ = denoiser(x, at)
     output = network(x, t)
     error = target(x0, eps, at, prediction) - output.float()
     if weighting == "v":
         error = error / at.sigma.clamp_min(_LEAST_SIGMA)
     error = error.square().flatten(1)
     return (error.sum(1) if reduction == "sum" else error.mean(1)).mean()
-
-
-def _where_noisy(exact: Estimate, x0: Tensor, eps: Tensor, at: Places) -> tuple[Tensor, Tensor]:
-    """The exact estimate, but the data and noise themselves where sigma is below `_CERTAIN`: there the two are the same
-    but for the rounding to grey levels, which division by sigma would blow up."""
-    noisy = at.sigma >= _CERTAIN
-    return torch.where(noisy, exact.x0, x0), torch.where(noisy, exact.eps, eps)
 
 
 def antithetic_timesteps(n: int, timesteps: int, generator: torch.Generator | None = None) -> Tensor:

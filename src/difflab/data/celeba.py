@@ -61,6 +61,11 @@ def is_celeba(path: Path) -> bool:
     return path.is_dir() and _innermost(path).name == IMAGE_FOLDER
 
 
+def partition_file(path: Path) -> Path | None:
+    """The list of splits that belongs to the CelebA at `path`, or None."""
+    return _partition_file(_innermost(path))
+
+
 def _image_folder(path: Path) -> Path:
     path = _innermost(path)
     if path.name != IMAGE_FOLDER or not path.is_dir():

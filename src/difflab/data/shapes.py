@@ -12,6 +12,7 @@ picture, by comparing it with every shape the world can draw, and says whether t
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
@@ -92,7 +93,7 @@ class Shapes:
     Args:
         size: side in pixels, a multiple of 8.
         count: number of scenes; indices beyond it are refused.
-        seed: another seed is another world of the same kind.
+        seed: another seed is another draw of scenes from the same world.
     """
 
     def __init__(self, size: int = 32, count: int = 50_000, seed: int = 0) -> None:
@@ -113,6 +114,14 @@ class Shapes:
         """Images (N, size, size, 3) uint8 and labels (N,) of many scenes at once: the fast way."""
         scenes = sample_scenes(self.seed, indices)
         return draw(scenes, self.size), scenes.labels
+
+
+@lru_cache(maxsize=1)
+def world_fingerprint() -> str:
+    """What tells whether this is still the same world: a hash of its words and of a thousand scenes."""
+    digest = hashlib.sha256(repr((CLASSES, tuple(SIZES), MIN_MATCH, MAX_RESIDUAL)).encode())
+    digest.update(Shapes().batch(np.arange(1000))[0].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def sample_scenes(seed: int, indices: np.ndarray) -> Scenes:

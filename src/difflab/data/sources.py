@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from difflab.data.archives import ImageTar, NpzImages
-from difflab.data.celeba import CelebA, is_celeba
+from difflab.data.celeba import CelebA, is_celeba, partition_file
 from difflab.data.cifar10 import Cifar10, is_cifar10
 from difflab.data.dataset import Crop, Dataset, Transform, Transformed
 from difflab.data.images import ImageFolder
@@ -91,21 +91,30 @@ def open_data(source: str | Path, *, split: str | None = None, size: int | None 
     return dataset if size is None else Transformed(dataset, Transform(size, crop))
 
 
-def fingerprint(source: str | Path) -> str | None:
-    """What tells whether the files behind a source are still the same: a hash of their names, sizes and times.
+def fingerprint(source: str | Path) -> str:
+    """What tells whether a source still has the same pictures: a hash of its files' names, sizes and times.
 
-    None for `shapes`, which has no files.
+    That of `shapes`, which has no files, is of the world's rules.
     """
     if source == SHAPES:
-        return None
+        from difflab.data.shapes import world_fingerprint
+
+        return world_fingerprint()
     path = _home(source) if isinstance(source, str) and source in KNOWN else Path(source).expanduser()
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    splits = partition_file(path) if is_celeba(path) else None  # may lie beside the pictures' folder
     digest = hashlib.sha256()
-    for file in files:
-        if file.name != "lock.mdb":  # of an lmdb, touched by whoever reads it
-            state = file.stat()
-            digest.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    for file in sorted({*_files(path), *([splits] if splits else [])}):
+        state = file.stat()
+        digest.update(f"{os.path.relpath(file, path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _files(path: Path) -> list[Path]:
+    """All files below a folder, through links as readers go; a file itself."""
+    if not path.is_dir():
+        return [path]
+    found = (Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    return [file for file in found if file.name != "lock.mdb" and file.is_file()]  # an lmdb's lock, touched by readers
 
 
 def data_root() -> Path:

@@ -73,7 +73,7 @@ def quality_time(result: Result, metric: Metric, palette: Palette) -> str:
     along = time_axis(result)
 
     def draw(axes: Axes) -> None:
-        lines = curves([row for row in scored(result, metric) if row.seconds > 0], along)
+        lines = curves([row for row in scored(result, metric) if row.seconds_per_sample > 0], along)
         times = [row.seconds_per_sample for line in lines for row in line.rows]
         factor, unit = _time_unit(max(times))
         for line in lines:
@@ -92,7 +92,7 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
     """Seconds per sample against steps from zero, with the straight line through all cells."""
 
     def draw(axes: Axes) -> None:
-        lines = curves([row for row in result.rows if row.seconds > 0], "steps")
+        lines = curves([row for row in result.rows if row.seconds_per_sample > 0], "steps")
         rows = [row for line in lines for row in line.rows]
         factor, unit = _time_unit(max(row.seconds_per_sample for row in rows))
         far = max(row.settings.steps for row in rows) * 1.05

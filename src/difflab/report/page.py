@@ -198,7 +198,7 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
                 _alt(result, metric, along),
             )
     main = next(iter(result.metric_names))
-    if any(row.seconds > 0 for row in scored(result, main)):
+    if any(row.seconds_per_sample > 0 for row in scored(result, main)):
         caption = (
             f"What quality costs: {_metric_title(result, main)} against sampling time. Each point is a cell, "
             f"connected along {figures.time_axis(result).replace('_', ' ')}."
@@ -269,7 +269,7 @@ def _reference(result: Result) -> str:
 def _floor_text(result: Result) -> str:
     assert result.floor is not None
     value, interval = words.score_text("fid", result.floor)
-    return f"{value} {interval}, what as many real samples score that the reference does not hold"
+    return f"{value} {interval}, what as many real samples score, drawn apart from the reference"
 
 
 def _unlike(results: Sequence[Result]) -> list[str]:

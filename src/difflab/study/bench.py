@@ -11,6 +11,7 @@ import torch
 
 from difflab.core.schedule import path
 from difflab.data.shapes import SCENE_SIDE
+from difflab.data.sources import fingerprint
 from difflab.errors import DifflabError
 from difflab.score.extractors import Extractor
 from difflab.score.statistics import Statistics
@@ -123,7 +124,7 @@ class Bench:
             "settings": settings.model_dump(mode="json", exclude_none=True)
             | {"spacing": settings.spacing or self.model.family.spacing},
             "features": self.extractor.passport(),
-            "truth": self.truth_known,
+            "truth": self.truth_known and fingerprint(SHAPES),
             "keep": self.study.keep,
             "chunk": self.study.chunk,
             "dtype": "float32",

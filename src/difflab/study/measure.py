@@ -26,7 +26,7 @@ from difflab.study.spec import key_of
 from difflab.zoo.registry import find_features, shipped_statistics
 
 SHAPES = "shapes"
-SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # scenes that no model was trained on: trainings use seed 0
+SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
 FRESH_SEED = 2
 METRICS = ("fid",)
 _BATCH = 128
@@ -102,7 +102,7 @@ class Reference:
     def fresh(self, count: int) -> tuple[Dataset, np.ndarray] | None:
         """Other samples of the same source, which a perfect model could have drawn, and the indices (count,) to take.
 
-        For scenes another world, for data with a train and a test split the other one; None where too few are known.
+        For scenes another draw, for data with a train and a test split the other one; None where too few are known.
         """
         if self.source == SHAPES:
             return Shapes(self.size or 32, count, FRESH_SEED), np.arange(count)
@@ -118,14 +118,13 @@ class Reference:
     def passport(self, extractor: Extractor) -> dict[str, Any]:
         """What decides the statistics."""
         assert self.dataset is not None
-        decides = {
+        return {
             "data": self.dataset.description,
+            "fingerprint": fingerprint(self.source),
             "count": len(self.dataset),
             "split": self.split,
             "extractor": extractor.passport(),
         }
-        files = fingerprint(self.source)
-        return decides | ({"files": files} if files else {})
 
 
 def is_statistics(source: str) -> bool:

@@ -72,8 +72,8 @@ class Result(BaseModel):
     """A study with its numbers.
 
     metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were
-    made, the same for every row; floor: the FD of as many real samples as a cell has, where some are known that the
-    reference does not hold, which is what a perfect model would get; machine: where they were made; notes: what a
+    made, the same for every row; floor: the FD of as many real samples as a cell has, drawn apart from the reference,
+    where such are known: what a perfect model would get; machine: where they were made; notes: what a
     reader must know to read them; root: the store's folder, so that pictures are found.
     """
 
@@ -110,6 +110,7 @@ class Result(BaseModel):
             **flat,
             "n": row.settings.count,
             "seconds": row.seconds,
+            "seconds per sample": row.seconds_per_sample,
             "calls": row.calls,
             "key": row.key,
             "error": row.error,

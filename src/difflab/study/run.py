@@ -15,6 +15,7 @@ import yaml
 
 from difflab import files
 from difflab.data.shapes import recognise
+from difflab.data.sources import fingerprint
 from difflab.errors import DifflabError
 from difflab.score.fid import fd_score
 from difflab.score.metrics import interval
@@ -156,7 +157,7 @@ def _floor(bench: Bench) -> Score | None:
     if fresh is None:
         return None
     dataset, order = fresh
-    samples = {"samples": dataset.description, "count": len(order)}
+    samples = {"samples": dataset.description, "fingerprint": fingerprint(bench.study.reference), "count": len(order)}
     made_by = _measured_by(bench) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floor-{key_of(made_by)}.json"
     if not path.exists():

@@ -93,7 +93,8 @@ class CellStore:
         return np.concatenate(parts)[:n]
 
     def timings(self) -> list[dict[str, Any]]:
-        """What was recorded beside each chunk: seconds of sampling, samples, batch, machine."""
+        """What was recorded beside each chunk: seconds of sampling, in all and for a sample of each batch, samples,
+        batch, machine."""
         return [_read_json(self._chunk(i).with_suffix(".json")) for i in range(self.chunks())]
 
     def put(self, name: str, value: Any) -> None:

@@ -114,10 +114,12 @@ class DiffusionRecipe(Recipe):
 
     @model_validator(mode="after")
     def _exact_needs_a_known_world(self) -> DiffusionRecipe:
-        if self.target == "exact" and (self.data.source, self.data.size) != ("shapes", 32):
+        d = self.data
+        if self.target == "exact" and (d.source, d.size, d.dequantization) != ("shapes", 32, None):
+            added = f" with {d.dequantization} noise" if d.dequantization else ""
             raise ValueError(
-                f"target is exact, but data is {self.data.source} at {self.data.size} pixels: the exact mean is known "
-                "for shapes at 32 pixels alone; choose target: data"
+                f"target is exact, but data is {d.source} at {d.size} pixels{added}: the exact mean is known "
+                "for plain shapes at 32 pixels alone; choose target: data"
             )
         return self
 

@@ -31,7 +31,7 @@ class Batch:
 class Feed:
     """Batches by step number: batch s is the same after a restart.
 
-    A finite data set is walked in a fresh order every epoch; `shapes` gives scenes never seen before.
+    A finite data set is walked in a fresh order every epoch; `shapes` gives fresh draws from its world.
 
     Args:
         dataset: pictures of one size.

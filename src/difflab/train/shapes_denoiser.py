@@ -29,7 +29,7 @@ class ShapesDenoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        masks = torch.from_numpy(world.placed_masks())  # (S, P, K, 1024)
+        masks = torch.from_numpy(world.placed_masks()).double()  # (S, P, K, 1024)
         self._inner = masks.shape[:3]
         background, palette = (_model_space(table) for table in (world.BACKGROUNDS, world.COLOURS))
         allowed = _allowed_pairs()
@@ -46,45 +46,44 @@ class ShapesDenoiser(nn.Module):
         self.register_buffer("allowed", allowed)  # (P, P)
 
     def forward(self, x: Tensor, at: Point | Places) -> Estimate:
-        """Estimate for noisy pictures x (B, 3, 32, 32), each at its own place or all at one."""
-        x0 = self._mean(x.flatten(2) / _column(at.alpha, x), (_column(at.alpha, x) / _column(at.sigma, x)) ** 2)
-        return Estimate(x0.view_as(x), to_eps(x0.view_as(x), x, at, "x0"))
+        """Estimate for noisy pictures x (B, 3, 32, 32), each at its own place or all at one.
 
-    def _mean(self, z: Tensor, precision: Tensor) -> Tensor:
-        """Posterior mean (B, 3, 1024) from z = x / alpha, the picture and noise of that precision (B, 1, 1)."""
-        gain = self._gain(z) * precision[..., None]  # (B, G, C, M)
-        at_place = gain.unflatten(-1, self._inner).transpose(2, 4).flatten(3).logsumexp(-1)  # (B, G, P)
+        Sums run in double precision: at little noise log likelihoods of a million are compared to a tenth.
+        """
+        alpha, sigma = (torch.as_tensor(v, dtype=torch.float64, device=x.device).reshape(-1, 1, 1) for v in at[1:])
+        x0 = self._mean(x.flatten(2) * (alpha / sigma**2), (alpha / sigma) ** 2).to(x.dtype).view_as(x)
+        return Estimate(x0, to_eps(x0, x, at, "x0"))
+
+    def _mean(self, z: Tensor, snr: Tensor) -> Tensor:
+        """Posterior mean (B, 3, 1024) from z = x alpha / sigma^2 and snr = alpha^2 / sigma^2 (B or 1, 1, 1)."""
+        gain = self._gain(z, snr[..., None]).unflatten(-1, self._inner)  # (B, G, C, S, P, K)
+        at_place = gain.transpose(2, 4).flatten(3).logsumexp(-1)  # (B, G, P)
         # What a scene's other shape has to say, for each place of one shape; nothing, where it is alone.
         pair = (at_place[..., None, :] + self._log_pair).masked_fill(~self.allowed, -math.inf).logsumexp(-1)
         rest = torch.logaddexp(pair, torch.full_like(pair, self._log_lone))  # (B, G, P)
         lone, both = at_place + self._log_lone, at_place + pair - math.log(2)  # a pair is met from both its places
         either = torch.logaddexp(lone.logsumexp(-1), both.logsumexp(-1))  # (B, G)
-        background = (self._background_likelihood(z) * precision[..., 0] + either).log_softmax(-1)
-        scale = (rest + (background - either)[..., None])[:, :, None, None, :, None]  # (B, G, 1, 1, P, 1)
-        share = (gain.unflatten(-1, self._inner) + scale).exp()
+        background = (self._of_background(z, snr[..., 0]) + either).log_softmax(-1)
+        scale = rest + (background - either)[..., None]
+        share = (gain + scale[:, :, None, None, :, None]).exp()
         weights = torch.einsum("gcd,bgcm->bdm", self.difference, share.flatten(3))
         return weights @ self.masks + (background.exp() @ self.background)[..., None]
 
-    def _gain(self, z: Tensor) -> Tensor:
-        """(B, G, C, M) how much log likelihood at precision 1 each shape adds to the bare background."""
+    def _gain(self, z: Tensor, snr: Tensor) -> Tensor:
+        """(B, G, C, M) how much log likelihood each shape adds to the bare background."""
         d, energy, mass = self.difference, self.masks.square().sum(1), self.masks.sum(1)
         along = torch.einsum("gcd,bdm->bgcm", d, z @ self.masks.T)
-        along = along - (d * self.background[:, None]).sum(-1)[..., None] * mass
-        return along - 0.5 * d.square().sum(-1)[..., None] * energy
+        over = (d * self.background[:, None]).sum(-1)[..., None] * mass  # what the background has there already
+        return along - snr * (over + 0.5 * d.square().sum(-1)[..., None] * energy)
 
-    def _background_likelihood(self, z: Tensor) -> Tensor:
-        """(B, G) log likelihood at precision 1 of a bare background, up to a term that all of them share."""
-        return z.sum(2) @ self.background.T - 0.5 * z.shape[2] * self.background.square().sum(1)
+    def _of_background(self, z: Tensor, snr: Tensor) -> Tensor:
+        """(B, G) log likelihood of a bare background, up to a term that all of them share."""
+        return z.sum(2) @ self.background.T - 0.5 * snr * z.shape[2] * self.background.square().sum(1)
 
 
 def _model_space(table: dict[str, tuple[int, int, int]]) -> Tensor:
     """A table of grey levels as (N, 3) in [-1, 1]."""
-    return torch.tensor(list(table.values()), dtype=torch.float32) / 127.5 - 1.0
-
-
-def _column(value: float | Tensor, x: Tensor) -> Tensor:
-    """A scale as (B or 1, 1, 1)."""
-    return torch.as_tensor(value, dtype=x.dtype, device=x.device).reshape(-1, 1, 1)
+    return torch.tensor(list(table.values()), dtype=torch.float64) / 127.5 - 1.0
 
 
 def _allowed_pairs() -> Tensor:
