@@ -117,7 +117,7 @@ def test_a_tiny_network_learns_its_few_pictures(recipe, tmp_path):
 
     network = {**recipe().network.model_dump(), "dropout": 0.0}
     recipe = recipe(
-        steps=250,
+        steps=400,
         batch=16,
         network=network,
         prediction="x0",
