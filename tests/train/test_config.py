@@ -111,6 +111,8 @@ def test_features_recipes_are_told_by_their_kind(path):
         ("steps=many", r"'steps' is 'many'"),
         ("prediction=epsilon", r"'prediction' is 'epsilon': .*'eps'"),
         ("ema_rate=1.5", r"'ema_rate' is 1\.5"),
+        ("name=../../evil", r"name is '\.\./\.\./evil', but must name a file"),
+        ("optim.lr=[1", r"'optim\.lr=\[1': the value is not YAML"),
         ("weighting=v", r"weighting is v, but prediction is eps: .*choose prediction: x0"),
         ("target=exact", r"target is exact, but data is .*choose target: data"),
         ("network.ch=33", r"network: ch is 33, but group norm needs a multiple of 32"),

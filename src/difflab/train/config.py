@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from difflab.core.loss import Reduction, Weighting
 from difflab.core.prediction import Prediction
@@ -78,6 +78,13 @@ class Recipe(_Strict):
     seed: Annotated[int, Ge(0)] = 0
     log_every: Positive = 100
     save_every: Positive = 1000
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_a_files(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w .+-]*", name):
+            raise ValueError(f"name is {name!r}, but must name a file: letters, digits, '-', '_', '.', no '/'")
+        return name
 
 
 class DiffusionRecipe(Recipe):
@@ -175,7 +182,10 @@ def _apply(fields: dict[str, Any], override: str) -> None:
         fields = fields.setdefault(parent, {})
         if not isinstance(fields, dict):
             raise DifflabError(f"override {override!r}: {parent!r} is a single value, so nothing can be set below it.")
-    fields[last] = yaml.load(value, Loader=_Numbers)
+    try:
+        fields[last] = yaml.load(value, Loader=_Numbers)
+    except yaml.YAMLError as error:
+        raise DifflabError(f"override {override!r}: the value is not YAML; quote it, or close its brackets.") from error
 
 
 class _Numbers(yaml.SafeLoader):
