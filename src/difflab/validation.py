@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
@@ -22,6 +23,13 @@ def validated(model: type[Validated], values: Any, where: str) -> Validated:
         return model.model_validate(values)
     except ValidationError as error:
         raise DifflabError(f"{where}: {_first_problem(error, model)}") from error
+
+
+def plain_name(name: str, what: str) -> str:
+    """`name`, which names a `what` (file, folder) and must not lead elsewhere. Raises ValueError, for validators."""
+    if not re.fullmatch(r"\w[\w .+-]*", name):
+        raise ValueError(f"name is {name!r}, but must name a {what}: letters, digits, '-', '_', '.', no '/'")
+    return name
 
 
 def yaml_mapping(text: str, name: str, what: str) -> dict[str, Any]:

@@ -145,3 +145,10 @@ def test_a_features_training_ends_in_a_file_that_opens(tmp_path):
     assert path == tmp_path / "eyes.safetensors"
     name, network = load_small_features(path)
     assert (name, network.config.heads) == ("eyes", {"count": 2})
+
+
+def test_a_training_that_diverged_gives_no_model(recipe, tmp_path):
+    broken = recipe(optim={"lr": 1e30, "grad_clip": None})
+    with pytest.raises(DifflabError, match=r"diverged.*lower optim\.lr"):
+        train(broken, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*.safetensors"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from difflab.core.names import SamplerName, Spacing
 from difflab.errors import DifflabError, suggest
-from difflab.validation import validated, yaml_mapping
+from difflab.validation import plain_name, validated, yaml_mapping
 
 Metric = Literal["fid", "valid"]
 Scalar = int | float | str | bool | None
@@ -76,9 +75,7 @@ class Study(BaseModel):
     @field_validator("name")
     @classmethod
     def _name_is_a_folders(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w .+-]*", name):
-            raise ValueError(f"name is {name!r}, but must name a folder: letters, digits, '-', '_', '.', no '/'")
-        return name
+        return plain_name(name, "folder")
 
     @field_validator("metrics")
     @classmethod

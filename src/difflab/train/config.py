@@ -15,7 +15,7 @@ from difflab.core.loss import Reduction, Weighting
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.errors import DifflabError, suggest
-from difflab.validation import validated, yaml_mapping
+from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
 
 Positive = Annotated[int, Gt(0)]
@@ -82,9 +82,7 @@ class Recipe(_Strict):
     @field_validator("name")
     @classmethod
     def _name_is_a_files(cls, name: str) -> str:
-        if not re.fullmatch(r"\w[\w .+-]*", name):
-            raise ValueError(f"name is {name!r}, but must name a file: letters, digits, '-', '_', '.', no '/'")
-        return name
+        return plain_name(name, "file")
 
 
 class DiffusionRecipe(Recipe):

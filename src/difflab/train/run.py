@@ -131,6 +131,10 @@ def _finish(recipe: DiffusionRecipe | FeaturesRecipe, trainer: Trainer, out: Pat
     path = out / f"{recipe.name}.safetensors"
     if not trainer.accelerator.is_main_process:
         return path
+    if not all(value.isfinite().all() for value in trainer.averaged_state().values()):
+        raise DifflabError(
+            f"{recipe.name}: the training diverged, its weights are NaN or infinite; begin again with a lower optim.lr."
+        )
     if isinstance(recipe, DiffusionRecipe):
         save_checkpoint(path, _card(recipe, _record(recipe, trainer)), trainer.averaged_state())
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from difflab.core.denoiser import Estimate
 from difflab.core.prediction import to_eps
 from difflab.core.schedule import Places, Point
 from difflab.data import shapes as world
+from difflab.zoo.codec import encode
 
 _PLACES = len(world.ROWS) * len(world.COLUMNS)
 
@@ -83,7 +85,7 @@ class ShapesDenoiser(nn.Module):
 
 def _model_space(table: dict[str, tuple[int, int, int]]) -> Tensor:
     """A table of grey levels as (N, 3) in [-1, 1]."""
-    return torch.tensor(list(table.values()), dtype=torch.float64) / 127.5 - 1.0
+    return encode(np.array(list(table.values()), np.uint8)[:, None, None]).flatten(1).double()
 
 
 def _allowed_pairs() -> Tensor:

@@ -34,8 +34,8 @@ def convert(source: str | Path, dest: str | Path, to: Format, **told: Any) -> Pa
         raise DifflabError(f"{to!r} is not a format to convert to.{suggest(to, get_args(Format))}")
     model = load(source, **told)
     card, state, dest = model.card, model.network.state_dict(), Path(dest)
-    if to == "official" and dest.exists() and dest.resolve() == Path(source).resolve():
-        raise DifflabError(f"{dest}: this is the source, which may hold more than its weights; choose another name.")
+    if dest.exists() and dest.resolve() == Path(source).resolve():
+        raise DifflabError(f"{dest}: this is the source, which may hold more than is kept; choose another name.")
     if to == "difflab":
         save_checkpoint(dest, card, state)
     elif to == "diffusers":
