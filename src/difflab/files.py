@@ -58,8 +58,11 @@ def explained(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals to write at `path` into one sentence each."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, RuntimeError) as raised:
+        error = _of_the_system(raised)
+        if error is None:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DifflabError(
                 f"{path}: the disk is full; no file was left half-written. Free some space and run this again."
             ) from error
@@ -72,6 +75,26 @@ def explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise DifflabError(f"{path}: a file stands where a folder is needed, or the other way round.") from error
         raise
+
+
+def _of_the_system(raised: BaseException) -> OSError | None:
+    """The operating system's own answer: `torch.save` hides a full disk behind a RuntimeError of its own."""
+    error: BaseException | None = raised
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def folders_below(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """A folder and all below it, each with its files' names, through links but for those to a folder around them."""
+    for folder, inner, names in os.walk(root, followlinks=True):
+        here = os.path.realpath(folder)
+        inner[:] = [name for name in inner if not _leads_around(os.path.join(folder, name), here)]
+        yield Path(folder), names
+
+
+def _leads_around(folder: str, here: str) -> bool:
+    return os.path.islink(folder) and f"{here}/".startswith(os.path.join(os.path.realpath(folder), ""))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from difflab.cli import main
 from difflab.cli.app import app
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
@@ -66,6 +67,70 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert answer.stderr.startswith("difflab: no-such-model")
     assert answer.stderr.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sampel"], "No such command 'sampel'"),
+        (["sample", "shapes-unet2d", "--out", "x.npz", "-n", "0"], "Invalid value for '-n'"),
+        (["sample", "shapes-unet2d", "--outt", "x.npz"], "see `difflab sample --help`."),
+        (["models", "show", "a" * 300], "too long"),
+        (["data", "show", "readme.txt/inside"], "readme.txt/inside: no such file"),
+        (["report", "readme.txt"], "readme.txt"),
+        (["stats", "shapes", "--out", "readme.txt/x.npz"], "a file stands where a folder is needed"),
+        (["score", "fid", "shapes", "shapes", "--features", "shapes-imag"], "Did you mean 'shapes-image'?"),
+        (["score", "fid", "shapes", "shapes", "--features", "inception"], "`difflab models fetch inception`"),
+        (["sample", "shapes-unet2d", "--out", "x.png", "-n", "5000"], "up to 4,096 images"),
+    ],
+)
+def test_whatever_is_typed_the_answer_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DIFFLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    (tmp_path / "readme.txt").touch()
+    monkeypatch.setattr(sys, "argv", ["difflab", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("difflab: ")
+    assert error.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["readme.txt"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (PermissionError(13, "Permission denied", "/x/y"), "/x/y: the system says Permission denied"),
+        (OSError(28, "No space left on device"), "the output: the system says No space left"),
+        (MemoryError("Unable to allocate 7 TiB"), "the memory does not suffice (Unable to allocate 7 TiB)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "use a smaller --batch"),
+    ],
+)
+def test_what_the_machine_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], raised: Exception, said: str
+) -> None:
+    def refuse(**_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr("difflab.cli.app.app", refuse)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr("difflab.cli.app.app", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        main()
 
 
 @pytest.mark.parametrize(
@@ -135,6 +200,20 @@ def test_official_fid_does_not_mix_settings(trainer_file: Path) -> None:
     with pytest.raises(DifflabError, match="drawn with steps 2, not 5"):
         _official(trainer_file, "--fid", "--timesteps", 5, "--count", 4)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_official_settings_that_do_not_fit_touch_no_folder(trainer_file: Path) -> None:
+    with pytest.raises(DifflabError, match="eta is 2"):
+        _official(trainer_file, "--fid", "--timesteps", 2, "--count", 2, "--eta", 2)
+    _official(trainer_file, "--fid", "--timesteps", 2, "--count", 2)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_damaged_record_of_an_official_run_is_named(trainer_file: Path, content: str) -> None:
+    folder = _official(trainer_file, "--fid", "--timesteps", 2, "--count", 2)
+    (folder / ".run.json").write_text(content)
+    with pytest.raises(DifflabError, match=r"\.run\.json: this record of the run is damaged"):
+        _official(trainer_file, "--fid", "--timesteps", 2, "--count", 2)
 
 
 def test_official_quad_says_that_timesteps_repeat(trainer_file: Path, tmp_path: Path) -> None:

@@ -143,6 +143,6 @@ def test_what_cannot_be_saved_is_one_sentence_and_leaves_nothing(tmp_path: Path,
         save_samples(path, [])
     with pytest.raises(DifflabError, match="7 images and labels of shape"):
         save_samples(path, samples, np.arange(6))
-    with pytest.raises(DifflabError, match="up to 4096"):
+    with pytest.raises(DifflabError, match="up to 4,096"):
         save_samples(tmp_path / "x.png", np.zeros((4097, 1, 1, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
     """Builds a result from numbers: `values` maps each cell's place on the axes to its score, None for a failed cell.
 
     half: half width of each score's interval; paired: half width of each paired difference, None for no differences;
-    seconds: of a cell, from its settings; pictures: kept samples a cell.
+    seconds: of a cell, from its settings; batches: instead, of a sample in each batch; pictures: kept samples a cell.
     """
 
     def build(
@@ -32,6 +32,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
         metric: Any = "fid",
         metric_name: str = "FD (shapes-image)",
         seconds: Callable[[Settings], float] = lambda settings: 0.0,
+        batches: Callable[[Settings], list[float]] | None = None,
         pictures: int = 0,
         base: Settings | None = None,
     ) -> Result:
@@ -45,6 +46,8 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
             if pictures and value is not None:
                 shade = np.full((pictures, 4, 4, 3), len(rows), np.uint8)
                 cell.put_chunk(0, {"pictures": shade}, {"seconds": 1.0, "samples": 100})
+            each = batches(settings) if batches else []
+            median = float(np.median(each)) if each else seconds(settings) / settings.count
             scored = {} if value is None else {metric: Score(value=value, low=value - half, high=value + half, n=100)}
             rows.append(
                 Row(
@@ -53,7 +56,8 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
                     varied=varied,
                     scores=scored,
                     seconds=0.0 if value is None else seconds(settings),
-                    seconds_per_sample=0.0 if value is None else seconds(settings) / settings.count,
+                    seconds_per_sample=0.0 if value is None else median,
+                    batch_seconds=each,
                     calls=settings.steps,
                     command=f"difflab sample model --steps {settings.steps}",
                     error="The sampler gave NaN; raise steps." if value is None else None,

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from difflab.report.curves import compare, curves
-from difflab.report.findings import choices, contrast, findings, headline, knee, linear_fit, timing, trend
+from difflab.report.findings import choices, contrast, findings, headline, knee, trend
 
 
 def said(sentences):
@@ -177,42 +177,6 @@ def test_names_on_the_second_axis_are_compared_at_each_place_of_the_first(make_r
 def test_numbers_on_the_second_axis_are_no_choice(make_result):
     values = {(s, e): 1.0 for s in (5, 10) for e in (0.0, 1.0)}
     assert choices(make_result({"steps": [5, 10], "eta": [0.0, 1.0]}, values), "fid") == []
-
-
-def test_times_that_bend_are_not_called_linear(steps_result):
-    """steps^1.3 has R² 0.99 on a straight line, but the cheapest cells lie far from it."""
-    bent = steps_result(4.0, 3.0, 2.0, 1.0, 0.9, seconds=lambda s: 0.01 * s.steps**1.3 * s.count)
-    assert linear_fit(bent).r2 > 0.98
-    assert "does not describe" in said(timing(bent))
-
-
-def test_fit_recovers_the_line_that_made_the_times(steps_result):
-    result = steps_result(4.0, 3.0, 2.0, 1.0, seconds=lambda s: s.count * (0.002 * s.steps + 0.01))
-    fit = linear_fit(result)
-    assert (fit.slope, fit.intercept, fit.r2) == pytest.approx((0.002, 0.01, 1.0))
-    assert "linear in the number of steps: 2.0 ms per step" in said(timing(result))
-
-
-def test_curved_times_are_not_called_linear(steps_result):
-    text = said(timing(steps_result(4.0, 3.0, 2.0, 1.0, seconds=lambda s: 1.0 / s.steps)))
-    assert "linear" not in text
-    assert "does not describe these sampling times well" in text
-
-
-def test_two_step_counts_are_too_few_for_a_line(steps_result):
-    assert linear_fit(steps_result(2.0, 1.0, seconds=lambda s: s.steps)) is None
-
-
-@pytest.mark.parametrize(
-    ("slower", "words"),
-    [(1.04, "4.0 % longer than the fastest: time hardly depends on eta"), (1.5, "do not rule out that eta matters")],
-)
-def test_dependence_of_time_on_eta_is_judged_at_equal_steps(make_result, slower, words):
-    cells = {(eta, steps): 1.0 for eta in (0.0, 1.0) for steps in (10, 20, 50)}
-    result = make_result(
-        {"eta": [0.0, 1.0], "steps": [10, 20, 50]}, cells, seconds=lambda s: s.steps * (slower if s.eta else 1.0)
-    )
-    assert words in said(timing(result))
 
 
 def test_headline_has_a_sentence_of_each_study(make_result, steps_result):

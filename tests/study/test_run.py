@@ -230,6 +230,28 @@ def test_another_grid_than_the_official_one_is_explained(study: Study, tmp_path:
     assert note.startswith("The timesteps are spaced trailing, not uniform")
 
 
+def test_cells_are_drawn_in_turn(study: Study, tmp_path: Path) -> None:
+    """So that a while of other work on the machine slows all of them alike."""
+    seen: list[tuple[int, bool]] = []
+    run_study(study, tmp_path, watch=lambda p: seen.append((p.done, p.scored)))
+    assert seen == [(10, False)] * 6 + [(20, False)] * 6 + [(24, False)] * 6 + [(24, True)] * 6
+
+
+def test_cells_of_different_counts_are_all_drawn_in_order(study: Study, tmp_path: Path) -> None:
+    result = run_study(study.model_copy(update={"axes": {"count": [24, 4, 12]}}), tmp_path)
+    assert [(row.settings.count, row.scores["fid"].n) for row in result.rows] == [(24, 24), (4, 4), (12, 12)]
+
+
+def test_a_broken_reference_leaves_no_study_behind(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "real"
+    folder.mkdir()
+    Image.fromarray(Shapes(size=16).batch(np.arange(1))[0][0]).save(folder / "0.png")
+    (folder / "1.png").write_bytes(b"broken")
+    with pytest.raises(DifflabError, match=r"1\.png: not a readable image"):
+        run_study(study.model_copy(update={"reference": str(folder)}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_cell_that_fails_is_a_row(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = module._draw_chunk
 

@@ -97,7 +97,7 @@ def test_recipes_may_write_powers_of_ten_as_people_do(path):
 
 
 def test_features_recipes_are_told_by_their_kind(path):
-    path.write_text("{name: f, kind: features, data: {source: shapes}, steps: 1, heads: {count: 2}}")
+    path.write_text("{name: f, kind: features, data: {source: shapes, flip: false}, steps: 1, heads: {count: 2}}")
     assert isinstance(read_recipe(path), FeaturesRecipe)
 
 
@@ -118,11 +118,34 @@ def test_features_recipes_are_told_by_their_kind(path):
         ("network.ch=33", r"network: ch is 33, but group norm needs a multiple of 32"),
         ("network.image_size=15", r"network: image_size is 15"),
         ("kind=wavelets", r"wavelets"),
+        ("kind=[a]", r"kind \['a'\] is not known"),
+        ("network.out_ch=6", r"gives 6 channels, but the data are pictures"),
+        ("data.size=64", r"network takes \(3, 16, 16\).*pictures \(3, 64, 64\)"),
+        ("network.dropout=1", r"'network\.dropout' is 1: .*less than 1"),
+        ("variance=learned", r"variance is learned, which no recipe can train"),
+        ("optim.betas=[0.9, 1.0]", r"'optim\.betas\.1' is 1\.0"),
+        ("optim.eps=0", r"'optim\.eps' is 0"),
+        ("batch=1e9", r"'batch' is 1000000000\.0"),
         ("steps", r"'steps' has no '='"),
         ("name.first=a", r"'name' is a single value"),
     ],
 )
 def test_wrong_fields_are_named(path, override, words):
+    with pytest.raises(DifflabError, match=words):
+        read_recipe(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("heads={}", r"'heads' is \{\}"),
+        ("width=20", r"'width' is 20: .*multiple of 8"),
+        ("data.size=64", r"data\.size is 64, but feature networks look at 32 pixels"),
+        ("data.flip=true", r"data\.flip is true, but mirrored scenes have other places"),
+    ],
+)
+def test_wrong_fields_of_a_features_recipe_are_named(path, override, words):
+    path.write_text("{name: f, kind: features, data: {source: shapes, flip: false}, steps: 1, heads: {count: 2}}")
     with pytest.raises(DifflabError, match=words):
         read_recipe(path, [override])
 

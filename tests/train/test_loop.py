@@ -122,7 +122,7 @@ def test_a_tiny_network_learns_its_few_pictures(recipe, tmp_path):
         network=network,
         prediction="x0",
         optim={"lr": 5e-3},
-        data={"source": "shapes", "flip": False},
+        data={"source": "shapes", "size": 16, "flip": False},
     )
     losses = torch.stack([p.loss for p in Trainer(recipe, Four(), tmp_path).run()])
     assert losses[-20:].mean() < 0.5 * losses[:20].mean()
@@ -163,6 +163,13 @@ def test_how_often_it_logs_and_saves_may_change(recipe, tmp_path):
 def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(DifflabError, match=r"checkpoint\.pt: there is no checkpoint to resume from"):
         read_training_state(tmp_path / CHECKPOINT)
+
+
+@pytest.mark.parametrize("state", [[1, 2], {"model": 1}, {"recipe": "{}"}, {"recipe": "no JSON"}])
+def test_the_state_of_another_program_is_refused(recipe, tmp_path, state):
+    torch.save(state, tmp_path / CHECKPOINT)
+    with pytest.raises(DifflabError, match="not the state of a training by difflab"):
+        Trainer(recipe(), DATA, tmp_path).resume()
 
 
 def test_a_cut_off_checkpoint_is_refused(recipe, tmp_path):

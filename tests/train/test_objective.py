@@ -50,6 +50,7 @@ def test_a_recipe_decides_what_the_network_sees_and_how_it_is_judged(recipe):
 
 def test_with_the_exact_target_the_best_denoiser_has_hardly_any_loss_left(recipe):
     best, places = ShapesDenoiser(), recipe().schedule.build()
+    scenes = {"data": {"source": "shapes", "size": 32}, "network": {"image_size": 32}}
     pictures, labels = Shapes().batch(np.arange(64))
 
     def network(x, t):
@@ -58,7 +59,7 @@ def test_with_the_exact_target_the_best_denoiser_has_hardly_any_loss_left(recipe
         return target(found.x0, found.eps, at, "v")
 
     drawn, exact = (
-        DiffusionObjective(recipe(target=kind, prediction="v", data={"source": "shapes", "size": 32})).loss(
+        DiffusionObjective(recipe(target=kind, prediction="v", **scenes)).loss(
             network, Batch(pictures, labels, np.arange(64)), generator(), CPU
         )
         for kind in ("data", "exact")
@@ -90,7 +91,7 @@ def test_scene_targets_are_the_attributes_and_minus_one_for_an_absent_shape():
 def features_recipe(**changes) -> FeaturesRecipe:
     fields = {
         "name": "f",
-        "data": {"source": "shapes"},
+        "data": {"source": "shapes", "flip": False},
         "heads": {"main colour": len(COLOURS)},
         "steps": 1,
         "width": 8,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,6 +146,26 @@ def test_a_features_training_ends_in_a_file_that_opens(tmp_path):
     assert path == tmp_path / "eyes.safetensors"
     name, network = load_small_features(path)
     assert (name, network.config.heads) == ("eyes", {"count": 2})
+
+
+@pytest.mark.parametrize(
+    ("source", "heads", "words"),
+    [
+        ("shapes", {"main color": 5}, r"no attribute 'main color'. Did you mean 'main colour'"),
+        ("shapes", {"main colour": 6}, r"'main colour' has 6 classes, but the data have 5"),
+        ("plain.npz", {"class": 2}, "has no labels to learn"),
+        ("labelled.npz", {"class": 2}, r"'class' has 2 classes, but the data have 4"),
+    ],
+)
+def test_heads_that_the_data_cannot_teach_are_refused_before_anything_is_written(tmp_path, source, heads, words):
+    pictures = np.zeros((4, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / "plain.npz", pictures)
+    np.savez(tmp_path / "labelled.npz", pictures, np.arange(4))
+    data = {"source": source if source == "shapes" else str(tmp_path / source), "flip": False, "split": None}
+    fields = {"name": "eyes", "data": data, "heads": heads, "steps": 1}
+    with pytest.raises(DifflabError, match=words):
+        train(FeaturesRecipe.model_validate(fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_that_diverged_gives_no_model(recipe, tmp_path):

@@ -32,10 +32,12 @@ def sample(
     device: Device = None,
 ) -> None:  # fmt: skip
     """Draw samples from a model."""
-    from difflab.data.writers import save_samples
+    from difflab.data.writers import check_grid, save_samples
     from difflab.zoo.load import load
     from difflab.zoo.model import Draw, grid_note, sample_batches
 
+    if out.suffix == ".png" and not out.is_dir():
+        check_grid(out, n)
     loaded = load(model, config=config, prediction=prediction, device=pick_device(device))  # type: ignore[arg-type]
     print(loaded.card.summary())
     draw = Draw(sampler, steps, eta, spacing, official_grid, clip)  # type: ignore[arg-type]

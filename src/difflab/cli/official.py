@@ -86,10 +86,11 @@ def ddim(
 
 
 def _draw(model: Model, sample_type: str, skip_type: str, timesteps: int, eta: float) -> Draw:
-    from difflab.zoo.model import Draw, grid_note
+    from difflab.zoo.model import Draw, grid_note, plan
 
     eta = eta if sample_type == "generalized" else 0.0  # the official code ignores it there
     draw = Draw(_SAMPLERS[sample_type], timesteps, eta, skip_type, official_grid=True)  # type: ignore[arg-type]
+    plan(model, draw)  # refuses what does not fit before a folder is touched
     if note := grid_note(model, draw):
         print(note)
     return draw
@@ -141,7 +142,10 @@ def _same_run(folder: Path, model: Model, draw: Draw, seed: int) -> None:
     record, now = folder / RUN_FILE, {"weights": model.weights_hash, "seed": seed, **asdict(draw)}
     if not record.exists() and any(folder.glob("*.png")):
         raise DifflabError(f"{folder}: holds pictures of an unknown run; choose another --image_folder.")
-    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else now
+    try:
+        before = {**json.loads(record.read_text(encoding="utf-8"))} if record.exists() else now
+    except (ValueError, TypeError) as error:
+        raise DifflabError(f"{record}: this record of the run is damaged; choose another --image_folder.") from error
     if changed := [name for name in now if before.get(name) != now[name]]:
         was, is_now = before.get(changed[0]), now[changed[0]]
         raise DifflabError(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +13,7 @@ from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pic
 
 if TYPE_CHECKING:
     from difflab.study.result import Result
-    from difflab.study.run import Watch
+    from difflab.study.run import Progress, Watch
     from difflab.study.spec import Study
 
 app = typer.Typer(help="Run a study, see how far it is, or have it explained.", no_args_is_help=True)
@@ -30,7 +32,7 @@ def run(
 
     study = find_study(file)
     folder = out or Path("runs") / study.name
-    with _watching(study) as watch:
+    with _watching(study.name, [study]) as watch:
         result = run_study(study, folder, batch=batch, device=pick_device(device), engine_name=engine, watch=watch)
     _print_table(result)
     print(f"report: {build_report([result], folder / 'report', problem_set=None)}")
@@ -89,7 +91,7 @@ def reproduce(
     from difflab.report.page import build_report
     from difflab.study.bench import open_benches
     from difflab.study.presets import problem_sets, studies_of
-    from difflab.study.run import run_bench
+    from difflab.study.run import run_benches
     from difflab.study.store import Store
 
     names = problem_sets(problem_set)
@@ -98,10 +100,10 @@ def reproduce(
     for name in names:
         studies = studies_of(name, scale, {k: v for k, v in changes.items() if v is not None}, count)
         folder = out or Path("runs") / (name if scale == "demo" else f"{name}-{scale}")
-        results = []
-        for bench in open_benches(studies, Store(folder), batch=batch, device=pick_device(device)):
-            with _watching(bench.study) as watch:
-                results.append(run_bench(bench, folder / bench.study.name, engine_name=engine, watch=watch))
+        benches = open_benches(studies, Store(folder), batch=batch, device=pick_device(device))
+        with _watching(name, studies) as watch:
+            folders = [folder / study.name for study in studies]
+            results = run_benches(benches, folders, engine_name=engine, watch=watch)
         pages.append((build_report(results, folder / "report", problem_set=name), results))
     for page, results in pages:
         print(f"report: {page}")
@@ -121,31 +123,25 @@ def report(
     print(f"report: {build_report(results, folder / 'report', problem_set=chosen)}")
 
 
-class _watching:
-    """A progress bar over all samples of a study, and the watcher that moves it."""
+@contextmanager
+def _watching(name: str, studies: Sequence[Study]) -> Iterator[Watch]:
+    """A progress bar over all cells of studies, and the watcher that moves it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    def __init__(self, study: Study) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    # A cell costs steps x samples; the bar counts cells, but moves by cost.
+    cost = {(study.name, cell): cell.steps * cell.count for study in studies for cell in study.cells()}
+    spent = dict.fromkeys(cost, 0)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn()]  # fmt: skip
+    with Bar(*columns) as bar:
+        task = bar.add_task(name, total=len(cost))
 
-        self.study = study
-        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn())  # fmt: skip
+        def watch(progress: Progress) -> None:
+            spent[progress.study.name, progress.settings] = progress.done * progress.settings.steps
+            done = round(len(cost) * sum(spent.values()) / sum(cost.values()), 1)
+            bar.update(task, completed=done, description=f"{name}, scoring" if progress.scored else name)
 
-    def __enter__(self) -> Watch:
-        cells = self.study.cells()
-        self.bar.start()
-        task = self.bar.add_task(self.study.name, total=len(cells))
-        # A cell costs steps x samples; the bar counts cells, but moves by cost.
-        cost = {c: c.steps * c.count for c in cells}
-        total, before = sum(cost.values()), dict.fromkeys(cells, 0)
-
-        def watch(progress: Any) -> None:
-            before[progress.settings] = progress.done * progress.settings.steps
-            self.bar.update(task, completed=round(len(cells) * sum(before.values()) / total, 1))
-
-        return watch
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        yield watch
 
 
 def _print_table(result: Result) -> None:

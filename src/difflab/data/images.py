@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from difflab.data.dataset import BrokenImageError, Item
 from difflab.errors import DifflabError
+from difflab.files import folders_below
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 
@@ -42,7 +43,8 @@ def decode(content: bytes, name: str) -> np.ndarray:
     except _UNDECODABLE as error:
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise BrokenImageError(
-            f"{name}: not a readable image ({reason}); replace or delete it, or pass over such images (--skip-broken)."
+            f"{name}: not a readable image ({reason}); replace or delete it; where pictures "
+            "are measured, --skip-broken passes over such."
         ) from error
     if mode.startswith(("I", "F")):
         raise DifflabError(
@@ -167,8 +169,8 @@ def in_classes(classes: tuple[str, ...] | None) -> str:
 
 
 def _image_files(root: Path) -> Iterator[str]:
-    for folder, _, files in os.walk(root, followlinks=True):
-        below = Path(folder).relative_to(root).as_posix()
+    for folder, files in folders_below(root):
+        below = folder.relative_to(root).as_posix()
         for file in files:
             name = file if below == "." else f"{below}/{file}"
             if is_image_name(name):

@@ -15,6 +15,7 @@ from difflab.data.dataset import Crop, Dataset, Transform, Transformed
 from difflab.data.images import ImageFolder
 from difflab.data.lsun import FfhqLmdb, LsunLmdb, is_ffhq, is_lmdb
 from difflab.errors import DifflabError, suggest
+from difflab.files import folders_below
 
 SHAPES = "shapes"
 _SHAPES_SIZE = 32
@@ -113,7 +114,7 @@ def _files(path: Path) -> list[Path]:
     """All files below a folder, through links as readers go; a file itself."""
     if not path.is_dir():
         return [path]
-    found = (Path(folder) / name for folder, _, names in os.walk(path, followlinks=True) for name in names)
+    found = (folder / name for folder, names in folders_below(path) for name in names)
     return [file for file in found if file.name != "lock.mdb" and file.is_file()]  # an lmdb's lock, touched by readers
 
 

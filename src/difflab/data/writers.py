@@ -27,7 +27,8 @@ def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], la
     - `.npz`: `arr_0` the images, stored uncompressed, and `arr_1` the `labels` (N,) if given (ADM's layout);
     - `.png`: one nearly square grid;
     - no ending, or an existing folder: `000000.png`, `000001.png`, ...
-    Only `.npz` has a place for labels. A file is there whole or not at all. Raises DifflabError for another ending, for
+    Only `.npz` has a place for labels. A file is there whole or not at all, and so are all pictures of a folder unless
+    the process is killed. Raises DifflabError for another ending, for
     images that are not such arrays, for no images, for a number of labels that is not that of the images, and for a
     folder in which numbered pictures lie already.
     """
@@ -55,6 +56,12 @@ def grid(images: np.ndarray) -> np.ndarray:
         top, left = index // columns * step_y + _MARGIN, index % columns * step_x + _MARGIN
         canvas[top : top + height, left : left + width] = image
     return canvas
+
+
+def check_grid(path: Path, count: int) -> None:
+    """Raise DifflabError if `count` images are too many for a grid at `path`."""
+    if count > _GRID_LIMIT:
+        raise DifflabError(f"{path}: a grid takes up to {_GRID_LIMIT:,} images; save more as .npz or into a folder.")
 
 
 def _checked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -103,8 +110,7 @@ def _save_grid(path: Path, batches: Iterator[np.ndarray]) -> int:
     for batch in batches:
         collected.append(batch)
         count += len(batch)
-        if count > _GRID_LIMIT:
-            raise DifflabError(f"{path}: a grid takes up to {_GRID_LIMIT} images; save more as .npz or into a folder.")
+        check_grid(path, count)
     _save_png(path, grid(np.concatenate(collected)), sync=True)
     return count
 
@@ -114,12 +120,18 @@ def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
     there = sum(path.stem.isdecimal() for path in folder.glob("*.png"))
     if there:
         raise DifflabError(f"{folder}: holds {there:,} numbered pictures already; delete them or choose another.")
-    count = 0
-    for batch in batches:
-        for image in batch:
-            _save_png(folder / f"{count:06d}.png", image, sync=False)
-            count += 1
-    return count
+    saved: list[Path] = []
+    try:
+        for batch in batches:
+            for image in batch:
+                path = folder / f"{len(saved):06d}.png"
+                _save_png(path, image, sync=False)
+                saved.append(path)
+    except BaseException:  # a second try would take the pictures of this one for another's
+        for path in saved:
+            path.unlink()
+        raise
+    return len(saved)
 
 
 def _save_png(path: Path, image: np.ndarray, *, sync: bool) -> None:

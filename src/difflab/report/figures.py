@@ -12,8 +12,9 @@ import numpy as np
 
 from difflab.report import words
 from difflab.report.curves import Curve, curves, first_axis, numeric, scored
-from difflab.report.findings import Fit, Knee
+from difflab.report.findings import Knee
 from difflab.report.palette import COLOURS, Look, Palette
+from difflab.report.timing import Fit
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
@@ -89,7 +90,8 @@ def quality_time(result: Result, metric: Metric, palette: Palette) -> str:
 
 
 def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
-    """Seconds per sample against steps from zero, with the straight line through all cells."""
+    """Seconds per sample against steps from zero, bars from the fastest batch to the slowest, with the straight line
+    through all cells."""
 
     def draw(axes: Axes) -> None:
         lines = curves([row for row in result.rows if row.seconds_per_sample > 0], "steps")
@@ -100,10 +102,14 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
         axes.plot(ends, factor * (fit.slope * ends + fit.intercept), color=MUTED, lw=1.2, zorder=1)
         for line in lines:
             look = palette.look(result, line)
-            axes.plot(
-                [row.settings.steps for row in line.rows],
-                [factor * row.seconds_per_sample for row in line.rows],
-                ls="none", marker=look.marker, ms=6, mfc="none", mew=1.6, color=look.colour,
+            times = factor * np.array([row.seconds_per_sample for row in line.rows])
+            least, most = (
+                factor * np.array([end([row.seconds_per_sample, *row.batch_seconds]) for row in line.rows])
+                for end in (min, max)
+            )
+            axes.errorbar(
+                [row.settings.steps for row in line.rows], times, yerr=[times - least, most - times],
+                ls="none", marker=look.marker, ms=6, mfc="none", mew=1.6, color=look.colour, elinewidth=1.0,
                 label=words.settings(line.setting) or None,
             )  # fmt: skip
         axes.set_xlim(0, far)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-import numpy as np
-
 from difflab.report import words
 from difflab.report.curves import Comparison, Curve, best, compare, curves, first_axis, numeric, scored
+from difflab.report.timing import linear_fit, timing
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
 SMALL_GAIN = 0.10
-LINEAR_FROM = 0.98
 
 
 @dataclass(frozen=True)
@@ -30,21 +27,6 @@ class Knee:
     row: Row
     gain: float
     hidden: bool
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Seconds per sample = slope * steps + intercept, through `cells` cells with `r2` explained.
-
-    worst: the largest distance of a cell from the line, as a share of the cell's time. Where few steps bend away from
-    the line, r2 hardly notices.
-    """
-
-    slope: float
-    intercept: float
-    r2: float
-    cells: int
-    worst: float
 
 
 @dataclass(frozen=True)
@@ -73,7 +55,7 @@ def findings(result: Result) -> list[str]:
 
 
 def headline(results: Sequence[Result]) -> list[str]:
-    """The main findings of all studies for the abstract: a sentence a study, and one about time."""
+    """The main findings of all studies for the abstract: a sentence a study, and what the largest tells about time."""
     sentences = []
     for result in results:
         metric = next(iter(result.metric_names))
@@ -81,8 +63,8 @@ def headline(results: Sequence[Result]) -> list[str]:
             line = curves(scored(result, metric), first_axis(result))[0]
             told = contrast(result, metric, evidence=False) or " ".join(choices(result, metric))
             sentences.append(told or _summary(result, metric, line))
-    times = [timing(result)[0] for result in results if linear_fit(result)]
-    return sentences + times[-1:]
+    timed = [result for result in results if linear_fit(result)]
+    return sentences + (timing(max(timed, key=lambda result: len(result.rows))) if timed else [])
 
 
 def shape(result: Result, metric: Metric, curve: Curve) -> Shape:
@@ -182,45 +164,6 @@ def _choice(
         places = words.listed(text.split(" (")[0] for text in better["neither"])
         parts.append(f"at {places} {words.plain(a)} and {words.plain(b)} cannot be told apart by {name}")
     return words.capital("; ".join(parts)) + "."
-
-
-def linear_fit(result: Result) -> Fit | None:
-    """Least squares of seconds per sample on steps over all timed cells; None below three different step counts."""
-    rows = [row for row in result.rows if row.seconds_per_sample > 0]
-    steps = np.array([row.settings.steps for row in rows], dtype=float)
-    if len(set(steps)) < 3:
-        return None
-    seconds = np.array([row.seconds_per_sample for row in rows])
-    slope, intercept = np.polyfit(steps, seconds, 1)
-    spread = float(np.sum((seconds - seconds.mean()) ** 2))
-    left = seconds - slope * steps - intercept
-    r2 = 1.0 - float(np.sum(left**2)) / spread if spread else 0.0
-    return Fit(float(slope), float(intercept), r2, len(rows), float(np.max(np.abs(left) / seconds)))
-
-
-def timing(result: Result) -> list[str]:
-    """Whether time is linear in steps, and whether the other settings change it, said from the cells' times."""
-    fit = linear_fit(result)
-    if fit is None:
-        return []
-    share = f"R² = {_r2(fit.r2)} over {fit.cells} cells"
-    if fit.r2 >= LINEAR_FROM and fit.slope > 0 and fit.worst < SMALL_GAIN:
-        each = words.duration(fit.slope)
-        near = f"each within {max(1, math.ceil(100 * fit.worst))}\u00a0% of the line"
-        sentences = [f"Sampling time is linear in the number of steps: {each} per step and sample ({share}, {near})."]
-    else:
-        sentences = [f"A straight line in the number of steps does not describe these sampling times well ({share})."]
-    spread = _spread_at_equal_steps(result)
-    if spread is not None:
-        others = words.listed(name for name in result.study.axes if name != "steps")
-        verdict = f"time hardly depends on {others}"
-        if spread >= SMALL_GAIN:
-            verdict = f"these times do not rule out that {others} matters, or the load of the machine"
-        size = words.significant(100 * spread)
-        sentences.append(
-            f"At equal steps the slowest cell takes at most {size}\u00a0% longer than the fastest: {verdict}."
-        )
-    return sentences
 
 
 def _of_metric(result: Result, metric: Metric) -> list[str]:
@@ -367,15 +310,6 @@ def _apart(pairs: Sequence[Comparison]) -> str:
     return f"{clear} of the {len(pairs)} pairs differ clearly"
 
 
-def _spread_at_equal_steps(result: Result) -> float | None:
-    """The slowest over the fastest cell with equal steps, less one, at its worst; None if no two cells share steps."""
-    by_steps: dict[int, list[float]] = {}
-    for row in result.rows:
-        if row.seconds_per_sample > 0:
-            by_steps.setdefault(row.settings.steps, []).append(row.seconds_per_sample)
-    return max((max(times) / min(times) - 1 for times in by_steps.values() if len(times) > 1), default=None)
-
-
 def _failures(result: Result) -> list[str]:
     failed = [row for row in result.rows if row.error]
     if not failed:
@@ -397,8 +331,3 @@ def _at(curve: Curve, row: Row) -> str:
 def _the(result: Result, metric: Metric) -> str:
     name = words.short(result, metric)
     return name if metric == "fid" else f"the {name}"
-
-
-def _r2(value: float) -> str:
-    """Rounded down, so that only an exact fit is called 1."""
-    return f"{int(value * 10000) / 10000:.4f}".rstrip("0").rstrip(".") if value > 0 else "0"

@@ -15,10 +15,11 @@ from difflab import files
 from difflab.errors import DifflabError, suggest
 from difflab.report import figures, words
 from difflab.report.curves import curves, first_axis, scored
-from difflab.report.findings import findings, headline, knee, linear_fit
+from difflab.report.findings import findings, headline, knee
 from difflab.report.palette import COLOURS, Palette
 from difflab.report.paper import beside_paper
 from difflab.report.table import Table, build_table
+from difflab.report.timing import linear_fit
 from difflab.study.result import RESULT_FILE, Result, read_result
 from difflab.study.spec import Metric
 

@@ -13,7 +13,7 @@ import torch
 from difflab.errors import DifflabError
 from difflab.files import sha256 as file_sha256
 from difflab.score.features import SmallFeatures, load_small_features
-from difflab.score.inception import WEIGHTS_FILE, WEIGHTS_SHA256, WEIGHTS_URL, InceptionFID, load_inception
+from difflab.score.inception import WEIGHTS_SHA256, InceptionFID, load_inception
 
 INCEPTION = "inception"
 
@@ -74,24 +74,19 @@ class SmallExtractor:
 
 
 def load_extractor(
-    name: str, *, weights: Path | None, device: torch.device | str = "cpu", check: bool = True
+    name: str, *, weights: Path, device: torch.device | str = "cpu", check: bool = True
 ) -> InceptionExtractor | SmallExtractor:
     """The extractor called `name`, with the weights of a file that is already there.
 
     Args:
         name: "inception", or the name of a small feature network.
-        weights: the file; None when it was not found anywhere, which is answered by saying where it comes from.
+        weights: the file.
         device: where the network is to run.
         check: refuse Inception weights other than the published ones.
 
     Raises:
-        DifflabError: no file, or one that holds something else than `name`.
+        DifflabError: a file that holds something else than `name`.
     """
-    if weights is None:
-        source = (
-            f"{WEIGHTS_FILE} from {WEIGHTS_URL}" if name == INCEPTION else "a safetensors file made by `difflab train`"
-        )
-        raise DifflabError(f"The features {name!r} need a weights file, and there is none; it is {source}.")
     if name == INCEPTION:
         return InceptionExtractor(load_inception(weights, device=device, check=check), file_sha256(weights))
     found, network = load_small_features(weights, device)

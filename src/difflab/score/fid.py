@@ -49,8 +49,8 @@ def fd_score(
 ) -> Score:
     """Frechet distance of the rows of `features` (n, d) to `reference`, with a bootstrap interval.
 
-    Warns (UserWarning) when n < d + 1, where the value is mostly bias, and when the reference does not say with which
-    features it was made.
+    Warns (UserWarning) when either side has n < d + 1, where the value is mostly bias, and when the reference does not
+    say with which features it was made.
 
     Args:
         features: what the extractor gave, one row a sample.
@@ -70,6 +70,13 @@ def fd_score(
         warnings.warn(
             f"{metric} of {n} samples in {dim} features: the covariance is singular and the value mostly bias; "
             f"use more than {dim} samples, and compare only at this n.",
+            UserWarning,
+            stacklevel=2,
+        )
+    if reference.n is not None and reference.n < dim + 1:
+        warnings.warn(
+            f"The reference has {reference.n} samples in {dim} features, too few for a covariance of full rank: "
+            f"{metric} measures it more than what it stands for; use more than {dim}.",
             UserWarning,
             stacklevel=2,
         )

@@ -134,4 +134,6 @@ def _passport(path: Path, text: np.ndarray) -> dict[str, Any]:
         raise DifflabError(f"{path}: 'passport' is not JSON ({error}); make the statistics again.") from error
     if not isinstance(passport, dict):
         raise DifflabError(f"{path}: 'passport' must be a JSON object, but it is {type(passport).__name__}.")
+    if not isinstance(passport.get("extractor", {}), dict):
+        raise DifflabError(f"{path}: 'extractor' in its passport must be a JSON object; make the statistics again.")
     return passport

@@ -1,44 +1,47 @@
-"""Engines run cells. The local one is a loop in this process; others run the same function elsewhere."""
+"""Engines do the tasks of a study. The local one is a loop in this process; others run the same function elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from difflab.errors import DifflabError
-from difflab.study.result import Row
-from difflab.study.spec import Settings
+
+Task = TypeVar("Task")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A cell that raised: its setting and one sentence."""
+class Failure(Generic[Task]):
+    """A task that raised, and one sentence."""
 
-    settings: Settings
+    task: Task
     message: str
 
 
 class Engine(Protocol):
-    """Maps a function over cells, in order; a failure is an answer, not an end."""
+    """Maps a function over tasks, in order; a failure is an answer, not an end.
 
-    def map(self, run: Callable[[Settings], Row], cells: Iterable[Settings]) -> Iterator[Row | Failure]: ...
+    Tasks are taken from the iterable as they come up, so the caller may leave out what a failure has made useless.
+    """
+
+    def map(self, run: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer | Failure[Task]]: ...
 
 
 class Local:
-    """One cell after the other, in this process."""
+    """One task after the other, in this process."""
 
-    def map(self, run: Callable[[Settings], Row], cells: Iterable[Settings]) -> Iterator[Row | Failure]:
-        """Results in the order of the cells. A full disk ends the study: every later cell would fail alike."""
-        for settings in cells:
+    def map(self, run: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer | Failure[Task]]:
+        """Answers in the order of the tasks. A full disk ends the study: every later task would fail alike."""
+        for task in tasks:
             try:
-                yield run(settings)
+                yield run(task)
             except DifflabError:
                 raise
             except (RuntimeError, ArithmeticError, MemoryError) as error:
-                yield Failure(
-                    settings, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no details'}"
-                )
+                said = str(error).splitlines()[0] if str(error) else "no details"
+                yield Failure(task, f"{type(error).__name__}: {said}")
 
 
 ENGINES: dict[str, type[Local]] = {"local": Local}

@@ -23,7 +23,7 @@ from difflab.score.fid import fd_score
 from difflab.score.moments import Moments
 from difflab.score.statistics import Statistics, load_statistics, save_statistics
 from difflab.study.spec import key_of
-from difflab.zoo.registry import find_features, shipped_statistics
+from difflab.zoo.registry import find_features, known_features, shipped_statistics
 
 SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
@@ -58,7 +58,13 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
         from difflab.score.features import load_small_features
 
         return load_extractor(load_small_features(path)[0], weights=path, device=device)
-    return load_extractor(name, weights=find_features(name), device=device)
+    if (weights := find_features(name)) is None:
+        raise DifflabError(
+            f"the features {name!r} are not on this machine; get them with `difflab models fetch {INCEPTION}`."
+            if name == INCEPTION
+            else f"the features {name!r} are not known.{suggest(name, known_features())}"
+        )
+    return load_extractor(name, weights=weights, device=device)
 
 
 @dataclass(frozen=True)

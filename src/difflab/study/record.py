@@ -94,6 +94,12 @@ def _about_grids(bench: Bench) -> Iterator[str]:
 
 
 def _about_reference(bench: Bench) -> Iterator[str]:
+    n, dim = bench.statistics.n, bench.extractor.dim
+    if n is not None and n < dim + 1:
+        yield (
+            f"The reference has {n} samples, fewer than the {dim} features need for a covariance of full rank: the "
+            "level of FD says more of this reference than of what it stands for."
+        )
     if skipped := (bench.statistics.passport or {}).get("skipped"):
         yield f"{skipped} broken images of the reference were passed over."
 

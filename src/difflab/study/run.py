@@ -1,12 +1,17 @@
-"""Running a study: each cell is drawn in chunks, scored, and compared with its neighbours on common seeds."""
+"""Running studies: cells are drawn in chunks, then scored, and compared with their neighbours on common seeds.
+
+Chunks are drawn in turn, the first one of every cell of every study, then the second ones, each turn in an order of its
+own (a randomised block design): a machine that slows down for a while then slows no cell more than another.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ from difflab.score.fid import fd_score
 from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
 from difflab.study.bench import Bench, draw_of, open_benches
-from difflab.study.engine import Failure, engine
+from difflab.study.engine import Engine, Failure, engine
 from difflab.study.measure import feature_batches
 from difflab.study.record import command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, read_result
@@ -31,14 +36,34 @@ from difflab.zoo.model import sample_batches
 
 STUDY_FILE = "study.yaml"
 
+Cell = tuple[str, Settings]  # the name of the study, and what the cell varies
+Failed = dict[Cell, str]  # what was raised, in one sentence
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a cell, drawn and stored as one: its number, and the indices of its samples."""
+
+    bench: Bench
+    settings: Settings
+    number: int
+    rows: range
+
+    @property
+    def cell(self) -> Cell:
+        """Which cell it belongs to."""
+        return self.bench.study.name, self.settings
+
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run tells its watcher: the cell, how many of its samples are there, and how many it will have."""
+    """What a run tells its watcher: the study and the cell, how many of its samples are there, and whether it has its
+    scores."""
 
+    study: Study
     settings: Settings
     done: int
-    count: int
+    scored: bool = False
 
 
 Watch = Callable[[Progress], None]
@@ -69,57 +94,106 @@ def run_study(
     """
     study = study if isinstance(study, Study) else read_study(Path(study))
     folder = Path(out) if out is not None else Path("runs") / study.name
-    (bench,) = open_benches([study], store or Store(folder), batch=batch, device=device)
-    return run_bench(bench, folder, engine_name=engine_name, watch=watch)
+    benches = open_benches([study], store or Store(folder), batch=batch, device=device)
+    return run_benches(benches, [folder], engine_name=engine_name, watch=watch)[0]
 
 
-def run_bench(bench: Bench, folder: Path, *, engine_name: str = "local", watch: Watch | None = None) -> Result:
-    """Run the study of a bench that was checked; see `run_study`."""
-    study = bench.study
-    if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != study.name:
-        raise DifflabError(f"{folder}: holds the study {other}, not {study.name}; choose another folder.")
-    text = yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    files.write_text(folder / STUDY_FILE, text)
-    bench.statistics  # noqa: B018 (a broken reference should be known before the first sample is drawn)
-    real = _floor(bench)
-    run = lambda settings: run_cell(bench, settings, watch)  # noqa: E731
-    answers = list(engine(engine_name).map(run, study.cells()))
-    rows = [_failed_row(bench, a) if isinstance(a, Failure) else a for a in answers]
-    result = Result(
-        study=study,
+def run_benches(
+    benches: Sequence[Bench], folders: Sequence[Path], *, engine_name: str = "local", watch: Watch | None = None
+) -> list[Result]:
+    """Run the studies of benches that were checked, each with a folder for its record; see `run_study`."""
+    for bench, folder in zip(benches, folders, strict=True):
+        if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
+            raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
+        bench.statistics  # noqa: B018 (a broken reference should be known before anything is drawn or written)
+    for bench, folder in zip(benches, folders, strict=True):
+        fields = bench.study.model_dump(mode="json", exclude_none=True)
+        files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+    tell, worker = watch or (lambda progress: None), engine(engine_name)
+    failed = _draw_cells(benches, worker, tell)
+    results = []
+    for bench, folder in zip(benches, folders, strict=True):
+        rows = _score_cells(bench, failed, worker, tell)
+        result = _result(bench, rows)
+        result.save(folder)
+        results.append(read_result(folder, bench.store.root))  # what a report made later will see
+    return results
+
+
+def _result(bench: Bench, rows: list[Row]) -> Result:
+    return Result(
+        study=bench.study,
         metric_names=metric_names(bench),
         rows=rows,
         differences=_differences(bench, rows),
         passport=passport(bench),
-        floor=real,
+        floor=_floor(bench),
         machine=where(bench, rows),
         notes=notes(bench, rows),
         root=bench.store.root,
     )
-    result.save(folder)
-    return read_result(folder, bench.store.root)  # what a report made later will see
 
 
-def run_cell(bench: Bench, settings: Settings, watch: Watch | None = None) -> Row:
-    """Draw what is missing of a cell, then score it. What is there already is never done again."""
+def _draw_cells(benches: Sequence[Bench], engine: Engine, tell: Watch) -> Failed:
+    """Draw what is missing of all cells; what is there already is never done again. Returns the cells that failed."""
+    failed: Failed = {}
+    for answer in engine.map(_drawn, (chunk for chunk in _in_turn(benches) if chunk.cell not in failed)):
+        if isinstance(answer, Failure):
+            failed[answer.task.cell] = answer.message
+        else:
+            tell(answer)
+    return failed
+
+
+def _score_cells(bench: Bench, failed: Failed, engine: Engine, tell: Watch) -> list[Row]:
+    """A row for each cell of a study, in their order."""
+    name, cells = bench.study.name, bench.study.cells()
+    rows = {s: _failed_row(bench, s, failed[name, s]) for s in cells if (name, s) in failed}
+    sound = (settings for settings in cells if settings not in rows)
+    for answer in engine.map(lambda settings: _scored_row(bench, settings), sound):
+        row = _failed_row(bench, answer.task, answer.message) if isinstance(answer, Failure) else answer
+        rows[row.settings] = row
+        tell(Progress(bench.study, row.settings, row.settings.count, scored=True))
+    return [rows[settings] for settings in cells]
+
+
+def _in_turn(benches: Sequence[Bench]) -> Iterator[Chunk]:
+    """The chunks of all cells of all studies, one of each cell in turn, shuffled within a turn."""
+    cells = (_chunks(bench, settings) for bench in benches for settings in bench.study.cells())
+    for number, chunks in enumerate(zip_longest(*cells)):
+        turn = [chunk for chunk in chunks if chunk is not None]
+        yield from random.Random(number).sample(turn, len(turn))
+
+
+def _chunks(bench: Bench, settings: Settings) -> Iterator[Chunk]:
+    size = bench.study.chunk
+    for number, begin in enumerate(range(0, settings.count, size)):
+        yield Chunk(bench, settings, number, range(begin, min(begin + size, settings.count)))
+
+
+def _drawn(chunk: Chunk) -> Progress:
+    """Draw a chunk if it is not there, after what decides its numbers was recorded."""
+    bench, settings = chunk.bench, chunk.settings
     decides = bench.decides(settings)
     cell = bench.store.cell(decides)
     cell.begin(decides)
-    size = bench.study.chunk
-    for index, begin in enumerate(range(0, settings.count, size)):
-        rows = range(begin, min(begin + size, settings.count))
-        if not cell.has_chunk(index):
-            cell.put_chunk(index, *_draw_chunk(bench, settings, rows))
-        if watch:
-            watch(Progress(settings, rows.stop, settings.count))
+    if not cell.has_chunk(chunk.number):
+        cell.put_chunk(chunk.number, *_draw_chunk(bench, settings, chunk.rows))
+    return Progress(bench.study, settings, chunk.rows.stop)
+
+
+def _scored_row(bench: Bench, settings: Settings) -> Row:
+    cell = bench.store.cell(bench.decides(settings))
     record, timings = _scores(bench, settings, cell), cell.timings()
+    each = [seconds for chunk in timings for seconds in chunk["seconds per sample of a batch"]]
     return Row(
         key=cell.key,
         settings=settings,
         varied=bench.study.varied(settings),
         scores=record["scores"],
         seconds=sum(chunk["seconds"] for chunk in timings),
-        seconds_per_sample=float(np.median([s for chunk in timings for s in chunk["seconds per sample of a batch"]])),
+        seconds_per_sample=float(np.median(each)),
+        batch_seconds=each,
         calls=bench.calls(settings),
         command=command(bench.study, settings),
     )
@@ -229,12 +303,11 @@ def _paired_interval(metric: Metric, value: float, a: np.ndarray, b: np.ndarray)
     return paired_shares(a, b) if metric == "valid" else interval(value, b - a)
 
 
-def _failed_row(bench: Bench, failure: Failure) -> Row:
-    s = failure.settings
+def _failed_row(bench: Bench, settings: Settings, message: str) -> Row:
     return Row(
-        key=key_of(bench.decides(s)),
-        settings=s,
-        varied=bench.study.varied(s),
-        command=command(bench.study, s),
-        error=failure.message,
+        key=key_of(bench.decides(settings)),
+        settings=settings,
+        varied=bench.study.varied(settings),
+        command=command(bench.study, settings),
+        error=message,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
 from difflab.core.loss import Reduction, Weighting
@@ -20,6 +20,8 @@ from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
 
 Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
+Memory = Annotated[float, Ge(0.0), Lt(1.0)]  # of a running mean
+Channels = Annotated[int, Gt(0), MultipleOf(8)]  # for group norm
 
 
 class _Strict(BaseModel):
@@ -47,8 +49,8 @@ class OptimConfig(_Strict):
     name: Literal["adam", "adamw", "muon", "rmsprop", "sgd"] = "adam"
     lr: Annotated[float, Gt(0.0)] = 2e-4
     adam_lr: Annotated[float, Gt(0.0)] = 1e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
+    betas: tuple[Memory, Memory] = (0.9, 0.999)
+    eps: Annotated[float, Gt(0.0)] = 1e-8
     weight_decay: Annotated[float, Ge(0.0)] = 0.0
     amsgrad: bool = False
     grad_clip: Annotated[float, Gt(0.0)] | None = 1.0
@@ -73,8 +75,8 @@ class Recipe(_Strict):
     data: DataConfig
     optim: OptimConfig = OptimConfig()
     steps: Positive
-    batch: Positive = 128
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    batch: Annotated[int, Gt(0), Le(65_536)] = 128
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Ge(0)] = 0
     log_every: Positive = 100
     save_every: Positive = 1000
@@ -109,6 +111,22 @@ class DiffusionRecipe(Recipe):
     sample_every: Positive = 5000
 
     @model_validator(mode="after")
+    def _network_takes_the_pictures(self) -> DiffusionRecipe:
+        found, expected = self.network.sample_shape, (3, self.data.size, self.data.size)
+        if found != expected or self.network.out_ch != self.network.in_channels:
+            raise ValueError(
+                f"network takes {found} and gives {self.network.out_ch} channels, but the data are pictures "
+                f"{expected}; set network.image_size and data.size alike, in_channels and out_ch to 3"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _variance_is_fixed(self) -> DiffusionRecipe:
+        if self.variance == "learned":
+            raise ValueError("variance is learned, which no recipe can train; choose small or large")
+        return self
+
+    @model_validator(mode="after")
     def _v_weighs_x0(self) -> DiffusionRecipe:
         if self.weighting == "v" and self.prediction != "x0":
             raise ValueError(
@@ -137,10 +155,18 @@ class FeaturesRecipe(Recipe):
     """
 
     kind: Literal["features"] = "features"
-    heads: dict[str, Positive]
-    width: Positive = 32
-    dim: Positive = 64
+    heads: Annotated[dict[str, Positive], MinLen(1)]
+    width: Channels = 32
+    dim: Channels = 64
     noise: Share = 0.0
+
+    @model_validator(mode="after")
+    def _pictures_suit(self) -> FeaturesRecipe:
+        if self.data.size != 32:
+            raise ValueError(f"data.size is {self.data.size}, but feature networks look at 32 pixels; set it to 32")
+        if self.data.source == "shapes" and self.data.flip:
+            raise ValueError("data.flip is true, but mirrored scenes have other places; set it to false")
+        return self
 
 
 _KINDS: dict[str, type[DiffusionRecipe] | type[FeaturesRecipe]] = {
@@ -166,7 +192,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | 
     for override in overrides:
         _apply(fields, override)
     kind = fields.setdefault("kind", "diffusion")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise DifflabError(f"{path}: kind {kind!r} is not known.{suggest(str(kind), _KINDS)}")
     return validated(_KINDS[kind], fields, str(path))
 

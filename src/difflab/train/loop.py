@@ -6,7 +6,9 @@ one that was never interrupted.
 
 from __future__ import annotations
 
+import json
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +53,8 @@ class Trainer:
 
     def __init__(self, recipe: DiffusionRecipe | FeaturesRecipe, dataset: Dataset, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
-        self.accelerator = Accelerator(mixed_precision=recipe.precision)
+        self.accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
+        _warn_if_emulated(recipe.precision, self.accelerator.device)
         world = self.accelerator.num_processes
         if recipe.batch % world:
             raise DifflabError(f"batch is {recipe.batch}, but must be a multiple of the {world} devices.")
@@ -107,7 +110,7 @@ class Trainer:
         """Continue from `checkpoint.pt`. Raises DifflabError when it is missing, damaged or of another recipe."""
         path = self.folder / CHECKPOINT
         state = read_training_state(path)
-        if (field := _changed(type(self.recipe).model_validate_json(state["recipe"]), self.recipe)) is not None:
+        if (field := _changed(_recipe_in(state, path), self.recipe.model_dump())) is not None:
             raise DifflabError(
                 f"{path}: this training began with another {field}; resume with the recipe it began with, or choose "
                 "another --out."
@@ -155,12 +158,34 @@ def optimise(
     return norm
 
 
+def _warn_if_emulated(precision: str, device: torch.device) -> None:
+    if precision != "fp32" and device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX2":
+        warnings.warn(
+            f"This CPU has no instructions for {precision}, which is then many times slower than fp32; stop and begin "
+            "again with precision=fp32.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
 def _objective(recipe: DiffusionRecipe | FeaturesRecipe) -> Objective:
     return DiffusionObjective(recipe) if isinstance(recipe, DiffusionRecipe) else FeaturesObjective(recipe)
 
 
-def _changed(before: DiffusionRecipe | FeaturesRecipe, now: DiffusionRecipe | FeaturesRecipe) -> str | None:
+def _recipe_in(state: Any, path: Path) -> dict[str, Any]:
+    """The recipe that a training's state holds, as its fields; DifflabError for a file that is none of ours."""
+    try:
+        fields = json.loads(state["recipe"])
+        state["step"], state["seconds"], state["network"], state["optimizer"], state["ema"]
+        kind = FeaturesRecipe if fields["kind"] == "features" else DiffusionRecipe
+        return kind.model_validate(fields).model_dump()
+    except (KeyError, TypeError, ValueError) as error:
+        raise DifflabError(
+            f"{path}: not the state of a training by difflab, or of another version; choose another --out."
+        ) from error
+
+
+def _changed(was: dict[str, Any], now: dict[str, Any]) -> str | None:
     """The first field that differs, other than those that may change between runs."""
     free = {"log_every", "save_every", "sample_every"}
-    was, is_now = before.model_dump(), now.model_dump()
-    return next((name for name in was if name not in free and was[name] != is_now.get(name)), None)
+    return next((name for name in was if name not in free and was[name] != now.get(name)), None)

@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from difflab.core.loss import antithetic_timesteps, diffusion_loss
-from difflab.data.shapes import sample_scenes
+from difflab.data.dataset import Dataset
+from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, sample_scenes
 from difflab.data.transforms import Pixels, scale_unit
+from difflab.errors import DifflabError, suggest
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import Batch
@@ -79,6 +81,40 @@ class FeaturesObjective:
         if self.recipe.data.source == "shapes":
             return scene_targets(self.recipe.data.seed, batch.indices)
         return {head: torch.from_numpy(batch.labels) for head in self.recipe.heads}
+
+
+_SHAPE_HEADS = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "place": len(ROWS) * len(COLUMNS)}
+SCENE_HEADS = {  # what can be asked of a scene, and how many answers there are
+    "count": 2,
+    "background": len(BACKGROUNDS),
+    **{f"{shape} {name}": classes for shape in ("main", "other") for name, classes in _SHAPE_HEADS.items()},
+}
+
+
+def check_heads(recipe: FeaturesRecipe, dataset: Dataset) -> None:
+    """Raise DifflabError unless `dataset` has the labels that the heads of `recipe` are to learn, in that number."""
+    if recipe.data.source == "shapes":
+        known = SCENE_HEADS
+    else:
+        known = dict.fromkeys(recipe.heads, _count_classes(dataset))
+    for head, classes in recipe.heads.items():
+        if head not in known:
+            raise DifflabError(f"{recipe.name}: a scene has no attribute {head!r}.{suggest(head, known)}")
+        if classes != known[head]:
+            raise DifflabError(
+                f"{recipe.name}: the head {head!r} has {classes} classes, but the data have {known[head]}; set "
+                f"heads to {{{head}: {known[head]}}}."
+            )
+
+
+def _count_classes(dataset: Dataset) -> int:
+    if dataset.classes is not None:
+        return len(dataset.classes)
+    labels = [dataset[i].label for i in range(len(dataset))] if dataset[0].label is not None else []
+    known = [label for label in labels if label is not None]
+    if not known or len(known) < len(labels) or min(known) < 0:
+        raise DifflabError(f"{dataset.description}: has no labels to learn; give class folders, or an .npz with arr_1.")
+    return max(known) + 1
 
 
 def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.data.shapes import Shapes
 from difflab.data.sources import SHAPES, open_data
@@ -21,6 +22,7 @@ from difflab.errors import DifflabError
 from difflab.score.features import SmallFeatures, save_small_features
 from difflab.train.config import DataConfig, DiffusionRecipe, FeaturesRecipe
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
+from difflab.train.objective import check_heads
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint
 from difflab.zoo.model import build_model, sample
@@ -46,6 +48,8 @@ def train(
     if (out / CHECKPOINT).exists() and not resume:
         raise DifflabError(f"{out}: a training is here already; continue it with --resume, or choose another --out.")
     dataset = _open(recipe.data)
+    if isinstance(recipe, FeaturesRecipe):
+        check_heads(recipe, dataset)
     trainer = Trainer(recipe, dataset, out)
     if resume:
         trainer.resume()
@@ -102,7 +106,8 @@ class _Log:
     def __init__(self, out: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(out / "logs"))
+        with files.explained(out):
+            self.writer = SummaryWriter(str(out / "logs"))
         self.losses: list[torch.Tensor] = []
         self.since: tuple[int, float] | None = None
 

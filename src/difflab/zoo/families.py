@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
@@ -28,7 +28,7 @@ class UNet2DConfig(BaseModel):
     ch_mult: tuple[Positive, ...] = (1, 2, 2, 2)
     num_res_blocks: Positive = 2
     attn_resolutions: tuple[Positive, ...] = (16,)
-    dropout: Annotated[float, Ge(0.0)] = 0.0
+    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
     resamp_with_conv: bool = True
     patch: Positive = 1
     groups: Positive = 32

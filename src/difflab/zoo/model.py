@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from difflab.core.denoiser import Denoiser
 from difflab.core.names import Spacing
 from difflab.core.noise import GivenNoise, Noise, SeededNoise
-from difflab.core.sampler import Step, final, method, trajectory
-from difflab.core.schedule import Schedule, path, timestep_grid
+from difflab.core.sampler import Sampler, Step, final, method, trajectory
+from difflab.core.schedule import Point, Schedule, path, timestep_grid
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.codec import decode
@@ -130,11 +130,8 @@ def grid_note(model: Model, draw: Draw) -> str | None:
     return f"The official grid for {draw.steps} steps makes {len(grid)} network calls{repeats}."
 
 
-def walk(model: Model, draw: Draw, noise: Noise) -> Iterator[Step]:
-    """The sampling trajectory in model space, step by step; the caller watches, saves or stops.
-
-    Raises DifflabError for settings that do not fit, before anything is computed.
-    """
+def plan(model: Model, draw: Draw) -> tuple[Denoiser, Sampler, list[Point]]:
+    """What a trajectory needs but its noise. Raises DifflabError for settings that do not fit the model."""
     if draw.eta and draw.sampler != "ddim":
         raise DifflabError(
             f"eta is {draw.eta:g}, but it is a setting of the sampler ddim alone, not of {draw.sampler}; leave it out."
@@ -144,7 +141,15 @@ def walk(model: Model, draw: Draw, noise: Noise) -> Iterator[Step]:
     points = path(model.schedule, draw.steps, draw.spacing or model.family.spacing, official_grid=draw.official_grid)
     clip = (chosen.clips and model.family.bounded) if draw.clip is None else draw.clip
     denoiser = Denoiser(model.network, model.card.prediction, model.card.variance == "learned", clip)
-    return trajectory(denoiser, sampler, points, noise)
+    return denoiser, sampler, points
+
+
+def walk(model: Model, draw: Draw, noise: Noise) -> Iterator[Step]:
+    """The sampling trajectory in model space, step by step; the caller watches, saves or stops.
+
+    Raises DifflabError as `plan` does, before anything is computed.
+    """
+    return trajectory(*plan(model, draw), noise)
 
 
 def seeded_noise(model: Model, seed: int, indices: Sequence[int]) -> SeededNoise:

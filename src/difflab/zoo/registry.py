@@ -153,7 +153,7 @@ def publish(path: Path) -> Path | None:
         return None
     card = path.with_suffix(".json")
     folder = home() / ("models" if card.exists() else "features")
-    for file in (card, path) if card.exists() else (path,):
+    for file in (path, card) if card.exists() else (path,):
         files.write_bytes(folder / file.name, file.read_bytes())
     return folder / path.name
 
@@ -171,6 +171,11 @@ def list_models() -> list[Row]:
 def known_names() -> Sequence[str]:
     """Names of models that `load` understands."""
     return [entry.name for entry in entries().values() if entry.kind != "features"]
+
+
+def known_features() -> Sequence[str]:
+    """Names of feature networks."""
+    return [entry.name for entry in entries().values() if entry.kind == "features"]
 
 
 def _official() -> list[Entry]:
