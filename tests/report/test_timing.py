@@ -13,8 +13,8 @@ def said(sentences: list[str]) -> str:
 
 
 def test_times_that_bend_are_not_called_linear(steps_result):
-    """steps^1.3 has R² 0.99 on a straight line, but the cheapest cells lie far from it."""
-    bent = steps_result(4.0, 3.0, 2.0, 1.0, 0.9, seconds=lambda s: 0.01 * s.steps**1.3 * s.count)
+    """R² stays above 0.98 where the cheapest cells lie far from the line."""
+    bent = steps_result(4.0, 3.0, 2.0, 1.0, 0.9, seconds=lambda s: s.steps * (0.6 if s.steps <= 20 else 1.0) * s.count)
     assert linear_fit(bent).r2 > 0.98
     assert "does not describe" in said(timing(bent))
 

@@ -209,8 +209,8 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         )
     fit = linear_fit(result)
     if fit is not None:
-        line = f"the straight line through all {fit.cells} cells, {words.duration(fit.slope)} a step"
-        caption = f"Sampling time against steps, and {line}."
+        line = f"the straight line through the medians, {words.duration(fit.slope)} a step"
+        caption = f"Sampling time against steps, with bars from the fastest batch to the slowest, and {line}."
         yield numbering.add(
             name, "time", figures.time_steps(result, fit, palette), caption, "Sampling time against steps."
         )
