@@ -53,7 +53,7 @@ def eta_times(make_result, slower: float, noise: float, batches: int = 8):
     [
         (1.02, 0.02, "the time hardly depends on eta"),
         (1.5, 0.02, "the time depends on eta"),
-        (1.0, 0.5, "these times do not tell whether eta matters"),
+        (1.0, 0.5, "if eta matters, then by no more than "),
     ],
 )
 def test_dependence_of_time_on_eta_is_judged_with_its_interval(make_result, slower, noise, words):

@@ -236,7 +236,11 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
     scores = [row.scores[metric] for line in lines for row in line.rows]
     name = "valid samples (%)" if metric == "valid" else result.metric_names[metric]
     lows = [score.low for score in scores]
-    wide = min(lows) > 0 and max(score.value for score in scores) / min(score.value for score in scores) > _WIDE_SPAN
+    wide = (
+        metric != "valid"
+        and min(lows) > 0
+        and max(score.value for score in scores) / min(score.value for score in scores) > _WIDE_SPAN
+    )
     if wide:
         _log_ticks(axes, "y", [words.scaled(metric, x) for score in scores for x in (score.low, score.high)])
     if metric == "fid" and result.floor is not None:

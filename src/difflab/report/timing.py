@@ -109,7 +109,8 @@ def _said(axis: str, found: Ratio) -> str:
     if found.low > 1 + NEAR or found.high < 1 - NEAR:
         verdict = f"the time depends on {name}"
     elif found.low < 1 - NEAR or found.high > 1 + NEAR:
-        verdict = f"these times do not tell whether {name} matters"
+        most = math.ceil(100 * max(found.high - 1, 1 - found.low))
+        verdict = f"if {name} matters, then by no more than {most}\u00a0%"
     else:
         verdict = f"the time hardly depends on {name}"
     return (

@@ -67,11 +67,11 @@ def duration(seconds: float) -> str:
     """A time in the unit a reader would choose: "1.9 ms", "2.4 s", "3 min 05 s", "1 h 12 min"."""
     if seconds <= 0:
         return "–"
-    if seconds < 1e-3:
+    if seconds < 0.995e-3:  # 2 digits would round the next thousandth up to a thousand
         return f"{significant(seconds * 1e6)} µs"
-    if seconds < 1:
+    if seconds < 0.995:
         return f"{significant(seconds * 1e3)} ms"
-    if seconds < 60:
+    if seconds < 59.5:
         return f"{significant(seconds)} s"
     whole = round(seconds)
     if whole < 3600:
