@@ -114,6 +114,7 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
             )  # fmt: skip
         axes.set_xlim(0, far)
         axes.set_ylim(0, None)
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel(words.axis_title("steps"))
         axes.set_title(f"sampling time ({unit} per sample)", loc="left", fontsize=10.5, pad=8)
 
