@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -122,6 +123,17 @@ def test_what_the_machine_refuses_is_one_line(
         main()
     assert end.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_prompt_without_an_answer_stops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def ask(**_: object) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr("difflab.cli.app.app", ask)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "difflab: stopped.\n"
 
 
 def test_our_own_faults_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

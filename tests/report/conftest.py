@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from difflab.study.result import Difference, Result, Row, Score
+from difflab.study.result import Difference, Result, Row, Score, Turn
 from difflab.study.spec import Scalar, Settings, Study
 from difflab.study.store import Store
 
@@ -19,7 +19,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
     """Builds a result from numbers: `values` maps each cell's place on the axes to its score, None for a failed cell.
 
     half: half width of each score's interval; paired: half width of each paired difference, None for no differences;
-    seconds: of a cell, from its settings; batches: instead, of a sample in each batch; pictures: kept samples a cell.
+    seconds: of a cell, from its settings; turns: instead, of a sample in each chunk; pictures: kept samples a cell.
     """
 
     def build(
@@ -32,7 +32,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
         metric: Any = "fid",
         metric_name: str = "FD (shapes-image)",
         seconds: Callable[[Settings], float] = lambda settings: 0.0,
-        batches: Callable[[Settings], list[float]] | None = None,
+        turns: Callable[[Settings], list[float]] | None = None,
         pictures: int = 0,
         base: Settings | None = None,
     ) -> Result:
@@ -46,7 +46,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
             if pictures and value is not None:
                 shade = np.full((pictures, 4, 4, 3), len(rows), np.uint8)
                 cell.put_chunk(0, {"pictures": shade}, {"seconds": 1.0, "samples": 100})
-            each = batches(settings) if batches else []
+            each = turns(settings) if turns else []
             median = float(np.median(each)) if each else seconds(settings) / settings.count
             scored = {} if value is None else {metric: Score(value=value, low=value - half, high=value + half, n=100)}
             rows.append(
@@ -57,7 +57,7 @@ def make_result(tmp_path: Path) -> Callable[..., Result]:
                     scores=scored,
                     seconds=0.0 if value is None else seconds(settings),
                     seconds_per_sample=0.0 if value is None else median,
-                    batch_seconds=each,
+                    turns=[Turn(run="one", seconds=seconds) for seconds in each],
                     calls=settings.steps,
                     command=f"difflab sample model --steps {settings.steps}",
                     error="The sampler gave NaN; raise steps." if value is None else None,

@@ -6,8 +6,9 @@ import pytest
 
 from difflab.report import figures
 from difflab.report.curves import curves
-from difflab.report.findings import knee, linear_fit
+from difflab.report.findings import knee
 from difflab.report.palette import COLOURS, Palette
+from difflab.report.timing import linear_fit
 
 SVG = "{http://www.w3.org/2000/svg}"
 

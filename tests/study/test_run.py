@@ -252,6 +252,12 @@ def test_a_broken_reference_leaves_no_study_behind(study: Study, tmp_path: Path)
     assert not (tmp_path / "run").exists()
 
 
+def test_an_unknown_engine_leaves_nothing_behind(study: Study, tmp_path: Path) -> None:
+    with pytest.raises(DifflabError, match="engine 'slurm' is not there"):
+        run_study(study, tmp_path / "run", engine_name="slurm")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_cell_that_fails_is_a_row(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = module._draw_chunk
 

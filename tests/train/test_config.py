@@ -125,6 +125,8 @@ def test_features_recipes_are_told_by_their_kind(path):
         ("variance=learned", r"variance is learned, which no recipe can train"),
         ("optim.betas=[0.9, 1.0]", r"'optim\.betas\.1' is 1\.0"),
         ("optim.eps=0", r"'optim\.eps' is 0"),
+        ("seed=99999999999999999999999", r"'seed' is 9+"),
+        ("optim.lr=1e400", r"'optim\.lr' is inf"),
         ("batch=1e9", r"'batch' is 1000000000\.0"),
         ("steps", r"'steps' has no '='"),
         ("name.first=a", r"'name' is a single value"),

@@ -9,7 +9,7 @@ from difflab.core.prediction import add_noise, target
 from difflab.data.shapes import COLOURS, Shapes, sample_scenes
 from difflab.train.config import FeaturesRecipe
 from difflab.train.feed import Batch
-from difflab.train.objective import DiffusionObjective, FeaturesObjective, scene_targets
+from difflab.train.objective import SCENE_HEADS, DiffusionObjective, FeaturesObjective, scene_targets
 from difflab.train.shapes_denoiser import ShapesDenoiser
 
 CPU = torch.device("cpu")
@@ -86,6 +86,12 @@ def test_scene_targets_are_the_attributes_and_minus_one_for_an_absent_shape():
     for name in ("other kind", "other colour", "other size", "other place"):
         assert (targets[name].numpy() == -1).tolist() == one.tolist(), name
     assert targets["other kind"][~torch.from_numpy(one)].tolist() == scenes.kind[~one, 1].tolist()
+
+
+def test_the_heads_that_are_allowed_are_the_ones_that_have_targets():
+    targets = scene_targets(0, np.arange(4000))
+    assert targets.keys() == SCENE_HEADS.keys()
+    assert {name: int(values.max()) + 1 for name, values in targets.items()} == SCENE_HEADS
 
 
 def features_recipe(**changes) -> FeaturesRecipe:

@@ -13,7 +13,7 @@ _NAME_SHOWN = 120  # characters of a path in a message
 
 def main() -> None:
     """Entry point of `difflab`: whatever goes wrong outside of difflab is one sentence on stderr and exit code 2."""
-    from typer import TyperException
+    from typer import Abort, TyperException
 
     from difflab.errors import DifflabError
 
@@ -22,8 +22,9 @@ def main() -> None:
         from difflab.cli.app import app
 
         code = app(prog_name="difflab", standalone_mode=False)
-        sys.stdout.flush()  # a full disk behind `> file` should be known here
-    except (KeyboardInterrupt, EOFError):
+        if sys.stdout is not None:
+            sys.stdout.flush()  # a full disk behind `> file` should be known here
+    except (KeyboardInterrupt, Abort):
         code = _INTERRUPTED
     except TyperException as error:
         _refuse(_misuse(error))
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def _refuse(sentence: str | None) -> None:
-    if sentence:
+    if sentence and sys.stderr is not None:
         print(f"difflab: {sentence}", file=sys.stderr)
     sys.exit(2)
 

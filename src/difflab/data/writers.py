@@ -120,6 +120,7 @@ def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
     there = sum(path.stem.isdecimal() for path in folder.glob("*.png"))
     if there:
         raise DifflabError(f"{folder}: holds {there:,} numbered pictures already; delete them or choose another.")
+    new = not folder.exists()
     saved: list[Path] = []
     try:
         for batch in batches:
@@ -129,7 +130,9 @@ def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
                 saved.append(path)
     except BaseException:  # a second try would take the pictures of this one for another's
         for path in saved:
-            path.unlink()
+            path.unlink(missing_ok=True)
+        if new and folder.exists() and not any(folder.iterdir()):
+            folder.rmdir()
         raise
     return len(saved)
 

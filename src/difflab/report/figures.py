@@ -90,8 +90,8 @@ def quality_time(result: Result, metric: Metric, palette: Palette) -> str:
 
 
 def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
-    """Seconds per sample against steps from zero, bars from the fastest batch to the slowest, with the straight line
-    through all cells."""
+    """Seconds per sample against steps from zero, bars from the fastest chunk to the slowest, with the straight line
+    through the medians."""
 
     def draw(axes: Axes) -> None:
         lines = curves([row for row in result.rows if row.seconds_per_sample > 0], "steps")
@@ -104,7 +104,8 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
             look = palette.look(result, line)
             times = factor * np.array([row.seconds_per_sample for row in line.rows])
             least, most = (
-                factor * np.array([end([row.seconds_per_sample, *row.batch_seconds]) for row in line.rows])
+                factor
+                * np.array([end([row.seconds_per_sample, *(turn.seconds for turn in row.turns)]) for row in line.rows])
                 for end in (min, max)
             )
             axes.errorbar(

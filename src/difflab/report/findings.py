@@ -9,7 +9,7 @@ from typing import Literal
 
 from difflab.report import words
 from difflab.report.curves import Comparison, Curve, best, compare, curves, first_axis, numeric, scored
-from difflab.report.timing import linear_fit, timing
+from difflab.report.timing import timing
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
@@ -63,7 +63,7 @@ def headline(results: Sequence[Result]) -> list[str]:
             line = curves(scored(result, metric), first_axis(result))[0]
             told = contrast(result, metric, evidence=False) or " ".join(choices(result, metric))
             sentences.append(told or _summary(result, metric, line))
-    timed = [result for result in results if linear_fit(result)]
+    timed = [result for result in results if timing(result)]
     return sentences + (timing(max(timed, key=lambda result: len(result.rows))) if timed else [])
 
 

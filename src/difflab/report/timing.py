@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from difflab.report import words
-from difflab.report.curves import curves, numeric
+from difflab.report.curves import Curve, curves, numeric
 from difflab.study.result import Result, Row
 from difflab.study.spec import Scalar
 
@@ -22,8 +22,8 @@ LINEAR_FROM = 0.98
 class Fit:
     """Seconds per sample = slope * steps + intercept, through `counts` different numbers of steps, `r2` explained.
 
-    worst: the largest distance of a number of steps from the line, as a share of its time. Where few steps bend away
-    from the line, r2 hardly notices. straight: whether the line comes near each, or runs between its batches.
+    worst: the largest distance of a cell from the line of its own curve, as a share of its time. Where few steps bend
+    away from the line, r2 hardly notices. straight: whether that distance is small, or no more than chance, in each.
     """
 
     slope: float
@@ -38,7 +38,7 @@ class Fit:
 class Ratio:
     """How many times as long a sample takes with `b` as with `a` on one axis, all else equal.
 
-    value: geometric mean over `pairs` pairs of batches drawn in the same turn; low, high: its 95 % t interval.
+    value: geometric mean over `pairs` pairs of chunks drawn in one turn; low, high: its 95 % t interval.
     """
 
     a: Scalar
@@ -54,48 +54,51 @@ def linear_fit(result: Result) -> Fit | None:
 
     Times err in proportion, so the squares of relative distances are made least.
     """
-    times: dict[int, list[float]] = {}
-    for row in result.rows:
-        if row.seconds_per_sample > 0:
-            times.setdefault(row.settings.steps, []).extend(row.batch_seconds or [row.seconds_per_sample])
-    if len(times) < 3:
+    rows = [row for row in result.rows if row.seconds_per_sample > 0]
+    lines = [line for line in curves(rows, "steps") if len(line.rows) > 2] if "steps" in result.study.axes else []
+    if not lines:
         return None
+    times: dict[int, list[float]] = {}
+    for row in rows:
+        times.setdefault(row.settings.steps, []).append(row.seconds_per_sample)
     steps, seconds = np.array(list(times), dtype=float), np.array([np.median(each) for each in times.values()])
-    slope, intercept = np.polyfit(steps, seconds, 1, w=1 / seconds)
-    line = slope * steps + intercept
-    off = np.abs(seconds - line) / seconds
-    between = [min(each) <= at <= max(each) for at, each in zip(line, times.values(), strict=True)]
+    slope, intercept = _least(steps, seconds)
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
-    r2 = 1.0 - float(np.sum((seconds - line) ** 2)) / spread if spread else 0.0
-    return Fit(float(slope), float(intercept), r2, len(times), float(off.max()), bool(np.all((off < NEAR) | between)))
+    left = float(np.sum((seconds - slope * steps - intercept) ** 2))
+    cells = [cell for line in lines for cell in _distances(line)]
+    return Fit(
+        slope,
+        intercept,
+        1.0 - left / spread if spread else 0.0,
+        len(times),
+        max(off for off, _ in cells),
+        all(off < NEAR or (off < 2 * NEAR and by_chance) for off, by_chance in cells),
+    )
 
 
 def ratio(result: Result, axis: str) -> Ratio | None:
-    """The time with the last value of an axis over that with its first; None below two pairs of batches."""
+    """The time at one end of an axis over that at the other; None below three pairs of chunks."""
     values = result.study.axes[axis]
     a, b = (min(values, key=_number), max(values, key=_number)) if numeric(values) else (values[0], values[-1])
-    logs = [math.log(y / x) for one, two in _pairs(result, axis, a, b) for x, y in _batches(one, two)]
-    if a == b or len(logs) < 2:
+    logs = [math.log(y / x) for one, two in _pairs(result, axis, a, b) for x, y in _turns(one, two)]
+    if a == b or len(logs) < 3:
         return None
-    mean = float(np.mean(logs))
-    half = float(stdtrit(len(logs) - 1, 0.975) * np.std(logs, ddof=1) / math.sqrt(len(logs)))
+    mean, half = float(np.mean(logs)), _half_width(logs)
     return Ratio(a, b, math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 
 def timing(result: Result) -> list[str]:
-    """Whether time is linear in steps, and whether the other settings change it, said from the cells' times."""
+    """Whether time is linear in steps, and how the ends of the other axes differ, said from the cells' times."""
     fit = linear_fit(result)
-    if fit is None:
-        return []
-    others = [(axis, ratio(result, axis)) for axis in result.study.axes if axis != "steps"]
-    return [_line(fit), *(_said(axis, found) for axis, found in others if found is not None)]
+    others = [(axis, ratio(result, axis)) for axis in result.study.axes if axis not in ("steps", "count")]
+    return [*([_line(fit)] if fit else []), *(_said(axis, found) for axis, found in others if found is not None)]
 
 
 def _line(fit: Fit) -> str:
     share = f"R² = {_r2(fit.r2)} over {fit.counts} numbers of steps"
     if not (fit.r2 >= LINEAR_FROM and fit.slope > 0 and fit.straight):
         return f"A straight line in the number of steps does not describe these sampling times well ({share})."
-    near = f"each within {max(1, math.ceil(100 * fit.worst))}\u00a0% of the line"
+    near = f"each cell within {max(1, math.ceil(100 * fit.worst))}\u00a0% of its line"
     return (
         f"Sampling time is linear in the number of steps: {words.duration(fit.slope)} per step and sample "
         f"({share}, {near})."
@@ -105,18 +108,43 @@ def _line(fit: Fit) -> str:
 def _said(axis: str, found: Ratio) -> str:
     places = words.decimals(found.value, found.low, found.high)
     value, low, high = (words.fixed(x, places) for x in (found.value, found.low, found.high))
-    name = axis.replace("_", " ")
-    if found.low > 1 + NEAR or found.high < 1 - NEAR:
-        verdict = f"the time depends on {name}"
-    elif found.low < 1 - NEAR or found.high > 1 + NEAR:
-        most = math.ceil(100 * max(found.high - 1, 1 - found.low))
-        verdict = f"if {name} matters, then by no more than {most}\u00a0%"
-    else:
-        verdict = f"the time hardly depends on {name}"
     return (
-        f"A sample takes {value} [{low}, {high}] times as long with {words.setting(axis, found.b)} as with "
-        f"{words.setting(axis, found.a)} ({found.pairs} pairs of batches): {verdict}."
+        f"On average a sample takes {value} [{low}, {high}] times as long with {words.setting(axis, found.b)} as with "
+        f"{words.setting(axis, found.a)} ({found.pairs} pairs of chunks): {_verdict(found)}."
     )
+
+
+def _verdict(found: Ratio) -> str:
+    most = max(abs(found.low - 1), abs(found.high - 1))
+    if found.low > 1 or found.high < 1:
+        return "a difference, but of less than a tenth" if most < NEAR else "the two differ"
+    if most < NEAR:
+        return "hardly any difference, if there is one"
+    if most < 1:
+        return f"a difference, if there is one, is hardly above {math.ceil(100 * most)}\u00a0%"
+    return "these times do not tell whether they differ"
+
+
+def _distances(line: Curve) -> Iterator[tuple[float, bool]]:
+    """For each cell of a curve along steps: how far the curve's line passes, and whether chance explains that."""
+    steps = np.array([row.settings.steps for row in line.rows], dtype=float)
+    seconds = np.array([row.seconds_per_sample for row in line.rows])
+    slope, intercept = _least(steps, seconds)
+    for row, at in zip(line.rows, slope * steps + intercept, strict=True):
+        logs = [math.log(turn.seconds) for turn in row.turns if turn.seconds > 0]
+        off = abs(row.seconds_per_sample - at) / row.seconds_per_sample
+        yield off, len(logs) > 1 and at > 0 and abs(float(np.mean(logs)) - math.log(at)) <= _half_width(logs)
+
+
+def _least(steps: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the line with the least squared relative distances."""
+    slope, intercept = np.polyfit(steps, seconds, 1, w=1 / seconds)
+    return float(slope), float(intercept)
+
+
+def _half_width(values: list[float]) -> float:
+    """Half the 95 % t interval of a mean."""
+    return float(stdtrit(len(values) - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def _pairs(result: Result, axis: str, a: Scalar, b: Scalar) -> Iterator[tuple[Row, Row]]:
@@ -127,10 +155,11 @@ def _pairs(result: Result, axis: str, a: Scalar, b: Scalar) -> Iterator[tuple[Ro
             yield at[a], at[b]
 
 
-def _batches(one: Row, two: Row) -> Iterator[tuple[float, float]]:
-    """Times of batches with equal numbers, which were drawn soon after each other; none where the batches differ."""
-    if len(one.batch_seconds) == len(two.batch_seconds):
-        yield from zip(one.batch_seconds, two.batch_seconds, strict=True)
+def _turns(one: Row, two: Row) -> Iterator[tuple[float, float]]:
+    """Times of chunks drawn in one turn of one run: other runs may be of another machine, or in other batches."""
+    for x, y in zip(one.turns, two.turns, strict=False):
+        if x.run == y.run and x.seconds > 0 and y.seconds > 0:
+            yield x.seconds, y.seconds
 
 
 def _number(value: Scalar) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -24,9 +25,10 @@ from difflab.zoo.model import Draw, Model, sample_batches
 
 @dataclass(frozen=True)
 class Shelf:
-    """Models and feature networks on one device, each opened once for all studies of a run."""
+    """Models and feature networks on one device, each opened once for all studies of a run, which has an id."""
 
     device: str
+    run: str = field(default_factory=lambda: uuid4().hex)
     _models: dict[tuple[str, str | None], Model] = field(default_factory=dict)
     _extractors: dict[str, Extractor] = field(default_factory=dict)
 

@@ -29,13 +29,22 @@ class Score(BaseModel):
     n: int
 
 
+class Turn(BaseModel):
+    """One chunk of a cell as it was drawn: in which run, so on which machine and in what batches, and the seconds of a
+    sample. Chunks with one number and one run were drawn in one turn (see `study.run`)."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    seconds: float
+
+
 class Row(BaseModel):
     """One cell: its setting, scores and cost.
 
-    seconds: of sampling alone, warm-up excluded, for the whole cell; batch_seconds: the time of a sample in each of its
-    batches, in order; seconds_per_sample: their median, so that a hiccup of the machine does not count; calls: network
-    calls a sample; error: one sentence when the cell failed, and then there are no scores; command: what draws these
-    samples again.
+    seconds: of sampling alone, warm-up excluded, for the whole cell; seconds_per_sample: the median over its batches,
+    so that a hiccup of the machine does not count; turns: its chunks, in order; calls: network calls a sample; error:
+    one sentence when the cell failed, and then there are no scores; command: what draws these samples again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -46,7 +55,7 @@ class Row(BaseModel):
     scores: dict[Metric, Score] = {}
     seconds: float = 0.0
     seconds_per_sample: float = 0.0
-    batch_seconds: list[float] = []
+    turns: list[Turn] = []
     calls: int = 0
     command: str = ""
     error: str | None = None

@@ -29,30 +29,25 @@ from difflab.study.bench import Bench, draw_of, open_benches
 from difflab.study.engine import Engine, Failure, engine
 from difflab.study.measure import feature_batches
 from difflab.study.record import command, machine, metric_names, notes, passport, where
-from difflab.study.result import Difference, Result, Row, Score, read_result
+from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
 from difflab.study.spec import Metric, Settings, Study, key_of, read_study
 from difflab.study.store import CellStore, Store
 from difflab.zoo.model import sample_batches
 
 STUDY_FILE = "study.yaml"
 
-Cell = tuple[str, Settings]  # the name of the study, and what the cell varies
-Failed = dict[Cell, str]  # what was raised, in one sentence
+Failed = dict[str, str]  # by key of the cell: what was raised, in one sentence
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of a cell, drawn and stored as one: its number, and the indices of its samples."""
+    """A part of a cell, drawn and stored as one: the cell's key, the chunk's number, the indices of its samples."""
 
     bench: Bench
     settings: Settings
+    key: str
     number: int
     rows: range
-
-    @property
-    def cell(self) -> Cell:
-        """Which cell it belongs to."""
-        return self.bench.study.name, self.settings
 
 
 @dataclass(frozen=True)
@@ -102,6 +97,7 @@ def run_benches(
     benches: Sequence[Bench], folders: Sequence[Path], *, engine_name: str = "local", watch: Watch | None = None
 ) -> list[Result]:
     """Run the studies of benches that were checked, each with a folder for its record; see `run_study`."""
+    tell, worker = watch or (lambda progress: None), engine(engine_name)
     for bench, folder in zip(benches, folders, strict=True):
         if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
@@ -109,7 +105,6 @@ def run_benches(
     for bench, folder in zip(benches, folders, strict=True):
         fields = bench.study.model_dump(mode="json", exclude_none=True)
         files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
-    tell, worker = watch or (lambda progress: None), engine(engine_name)
     failed = _draw_cells(benches, worker, tell)
     results = []
     for bench, folder in zip(benches, folders, strict=True):
@@ -137,9 +132,9 @@ def _result(bench: Bench, rows: list[Row]) -> Result:
 def _draw_cells(benches: Sequence[Bench], engine: Engine, tell: Watch) -> Failed:
     """Draw what is missing of all cells; what is there already is never done again. Returns the cells that failed."""
     failed: Failed = {}
-    for answer in engine.map(_drawn, (chunk for chunk in _in_turn(benches) if chunk.cell not in failed)):
+    for answer in engine.map(_drawn, (chunk for chunk in _in_turn(benches) if chunk.key not in failed)):
         if isinstance(answer, Failure):
-            failed[answer.task.cell] = answer.message
+            failed[answer.task.key] = answer.message
         else:
             tell(answer)
     return failed
@@ -147,8 +142,9 @@ def _draw_cells(benches: Sequence[Bench], engine: Engine, tell: Watch) -> Failed
 
 def _score_cells(bench: Bench, failed: Failed, engine: Engine, tell: Watch) -> list[Row]:
     """A row for each cell of a study, in their order."""
-    name, cells = bench.study.name, bench.study.cells()
-    rows = {s: _failed_row(bench, s, failed[name, s]) for s in cells if (name, s) in failed}
+    cells = bench.study.cells()
+    keys = {settings: key_of(bench.decides(settings)) for settings in cells}
+    rows = {s: _failed_row(bench, s, failed[key]) for s, key in keys.items() if key in failed}
     sound = (settings for settings in cells if settings not in rows)
     for answer in engine.map(lambda settings: _scored_row(bench, settings), sound):
         row = _failed_row(bench, answer.task, answer.message) if isinstance(answer, Failure) else answer
@@ -159,16 +155,16 @@ def _score_cells(bench: Bench, failed: Failed, engine: Engine, tell: Watch) -> l
 
 def _in_turn(benches: Sequence[Bench]) -> Iterator[Chunk]:
     """The chunks of all cells of all studies, one of each cell in turn, shuffled within a turn."""
-    cells = (_chunks(bench, settings) for bench in benches for settings in bench.study.cells())
-    for number, chunks in enumerate(zip_longest(*cells)):
+    of_each = (_chunks(bench, settings) for bench in benches for settings in bench.study.cells())
+    for number, chunks in enumerate(zip_longest(*of_each)):
         turn = [chunk for chunk in chunks if chunk is not None]
         yield from random.Random(number).sample(turn, len(turn))
 
 
 def _chunks(bench: Bench, settings: Settings) -> Iterator[Chunk]:
-    size = bench.study.chunk
+    size, key = bench.study.chunk, key_of(bench.decides(settings))
     for number, begin in enumerate(range(0, settings.count, size)):
-        yield Chunk(bench, settings, number, range(begin, min(begin + size, settings.count)))
+        yield Chunk(bench, settings, key, number, range(begin, min(begin + size, settings.count)))
 
 
 def _drawn(chunk: Chunk) -> Progress:
@@ -193,7 +189,7 @@ def _scored_row(bench: Bench, settings: Settings) -> Row:
         scores=record["scores"],
         seconds=sum(chunk["seconds"] for chunk in timings),
         seconds_per_sample=float(np.median(each)),
-        batch_seconds=each,
+        turns=[Turn(run=chunk["run"], seconds=chunk["seconds"] / chunk["samples"]) for chunk in timings],
         calls=bench.calls(settings),
         command=command(bench.study, settings),
     )
@@ -219,7 +215,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
     arrays = {"features": np.concatenate(features), "pictures": np.concatenate(pictures)}
     if valid:
         arrays["valid"] = np.concatenate(valid)
-    where = {"batch": bench.batch, "machine": machine(bench.shelf.device)}
+    where = {"run": bench.shelf.run, "batch": bench.batch, "machine": machine(bench.shelf.device)}
     each = [spent / len(part) for spent, part in zip(seconds, features, strict=True)]
     return arrays, {"seconds": sum(seconds), "seconds per sample of a batch": each, "samples": len(rows), **where}
 

@@ -25,7 +25,7 @@ Channels = Annotated[int, Gt(0), MultipleOf(8)]  # for group norm
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataConfig(_Strict):
@@ -37,7 +37,7 @@ class DataConfig(_Strict):
     size: Positive = 32
     split: str | None = "train"
     flip: bool = True
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     dequantization: Literal["uniform", "gaussian"] | None = None
 
 
@@ -77,7 +77,7 @@ class Recipe(_Strict):
     steps: Positive
     batch: Annotated[int, Gt(0), Le(65_536)] = 128
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     log_every: Positive = 100
     save_every: Positive = 1000
 

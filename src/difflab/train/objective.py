@@ -123,7 +123,7 @@ def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
     targets = {"count": scenes.count - 1, "background": scenes.background}
     for j, shape in enumerate(("main", "other")):
         absent = scenes.count <= j
-        place = scenes.row[:, j] * 3 + scenes.column[:, j]
+        place = scenes.row[:, j] * len(COLUMNS) + scenes.column[:, j]
         values = {"kind": scenes.kind[:, j], "colour": scenes.colour[:, j], "size": scenes.size[:, j], "place": place}
         targets |= {f"{shape} {name}": np.where(absent, -1, value) for name, value in values.items()}
     return {name: torch.from_numpy(value) for name, value in targets.items()}
