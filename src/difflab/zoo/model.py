@@ -182,14 +182,14 @@ def sample(
 ) -> Any:
     """Draw `n` samples.
 
-    Sample i depends on (seed, i) and the settings alone, not on `batch`.
+    Sample i depends on (seed, i) and the settings alone; `batch` changes last digits.
 
     Args:
         model: from `difflab.load`.
         n: how many; with `x_T` it follows from it.
         sampler, steps, eta, spacing, official_grid, clip: see `Draw`.
         seed: of the noise.
-        batch: how many at a time; decides memory and speed, nothing else.
+        batch: how many at a time; decides memory and speed.
         x_T: (n, *shape) start noise instead of the seeded one.
         noise: with `x_T`: one array (n, *shape) for each step of a stochastic sampler, in order.
         output: `pixels` gives uint8 numpy (n, H, W, C); `raw` gives the float32 tensor (n, C, H, W) in model space.
