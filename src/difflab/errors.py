@@ -15,6 +15,11 @@ class DifflabError(ValueError):
     """A user's mistake, told in one sentence."""
 
 
+def first_line(error: Exception) -> str:
+    """What an exception says, as far as it goes into a sentence."""
+    return str(error).splitlines()[0].strip() if str(error) else "no details"
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'eta'?"` when a known name is close to `name`, else the list of known names."""
     names = sorted(known)

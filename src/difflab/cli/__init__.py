@@ -15,7 +15,7 @@ def main() -> None:
     """Entry point of `difflab`: whatever goes wrong outside of difflab is one sentence on stderr and exit code 2."""
     from typer import Abort, TyperException
 
-    from difflab.errors import DifflabError
+    from difflab.errors import DifflabError, first_line
 
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     try:
@@ -38,7 +38,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not _memory_ran_out(error):
             raise
-        _refuse(f"the memory does not suffice ({_first_line(error)}); use a smaller --batch.")
+        _refuse(f"the memory does not suffice ({first_line(error)}); use a smaller --batch.")
     if code == _INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while the interpreter shuts down is not news
         print("difflab: stopped.", file=sys.stderr)
@@ -70,10 +70,6 @@ def _refusal(error: OSError) -> str:
 def _memory_ran_out(error: Exception) -> bool:
     """numpy raises MemoryError; torch a RuntimeError of its own on a GPU, a plain one on the CPU."""
     return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "allocate memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].strip() if str(error) else "no details"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

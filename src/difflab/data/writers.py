@@ -121,20 +121,19 @@ def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
     if there:
         raise DifflabError(f"{folder}: holds {there:,} numbered pictures already; delete them or choose another.")
     new = not folder.exists()
-    saved: list[Path] = []
+    count = 0
     try:
         for batch in batches:
             for image in batch:
-                path = folder / f"{len(saved):06d}.png"
-                _save_png(path, image, sync=False)
-                saved.append(path)
+                _save_png(folder / f"{count:06d}.png", image, sync=False)
+                count += 1
     except BaseException:  # a second try would take the pictures of this one for another's
-        for path in saved:
-            path.unlink(missing_ok=True)
+        for number in range(count):
+            (folder / f"{number:06d}.png").unlink(missing_ok=True)
         if new and folder.exists() and not any(folder.iterdir()):
             folder.rmdir()
         raise
-    return len(saved)
+    return count
 
 
 def _save_png(path: Path, image: np.ndarray, *, sync: bool) -> None:

@@ -14,7 +14,7 @@ from difflab.report import words
 from difflab.report.curves import Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
 from difflab.report.palette import COLOURS, Look, Palette
-from difflab.report.timing import Fit
+from difflab.report.timing import Fit, calls
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
@@ -90,14 +90,16 @@ def quality_time(result: Result, metric: Metric, palette: Palette) -> str:
 
 
 def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
-    """Seconds per sample against steps from zero, bars from the fastest chunk to the slowest, with the straight line
-    through the medians."""
+    """Seconds per sample against network calls from zero, with the straight line through the medians.
+
+    Bars go from the fastest chunk to the slowest.
+    """
 
     def draw(axes: Axes) -> None:
         lines = curves([row for row in result.rows if row.seconds_per_sample > 0], "steps")
         rows = [row for line in lines for row in line.rows]
         factor, unit = _time_unit(max(row.seconds_per_sample for row in rows))
-        far = max(row.settings.steps for row in rows) * 1.05
+        far = max(calls(row) for row in rows) * 1.05
         ends = np.array([0.0, far])
         axes.plot(ends, factor * (fit.slope * ends + fit.intercept), color=MUTED, lw=1.2, zorder=1)
         for line in lines:
@@ -109,14 +111,14 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
                 for end in (min, max)
             )
             axes.errorbar(
-                [row.settings.steps for row in line.rows], times, yerr=[times - least, most - times],
+                [calls(row) for row in line.rows], times, yerr=[times - least, most - times],
                 ls="none", marker=look.marker, ms=6, mfc="none", mew=1.6, color=look.colour, elinewidth=1.0,
                 label=words.settings(line.setting) or None,
             )  # fmt: skip
         axes.set_xlim(0, far)
         axes.set_ylim(0, None)
         axes.locator_params(axis="x", integer=True)
-        axes.set_xlabel(words.axis_title("steps"))
+        axes.set_xlabel("network calls per sample")
         axes.set_title(f"sampling time ({unit} per sample)", loc="left", fontsize=10.5, pad=8)
 
     return _panel(draw)

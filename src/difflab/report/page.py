@@ -210,9 +210,9 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
     fit = linear_fit(result)
     if fit is not None:
         line = f"the straight line through the medians, {words.duration(fit.slope)} a step"
-        caption = f"Sampling time against steps, with bars from the fastest chunk to the slowest, and {line}."
+        caption = f"Sampling time against network calls, with bars from the fastest chunk to the slowest, and {line}."
         yield numbering.add(
-            name, "time", figures.time_steps(result, fit, palette), caption, "Sampling time against steps."
+            name, "time", figures.time_steps(result, fit, palette), caption, "Sampling time against network calls."
         )
     sheet = figures.strip(result)
     if sheet is not None:

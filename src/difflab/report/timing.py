@@ -1,4 +1,4 @@
-"""Sentences about sampling time, derived from the times of the batches that were drawn."""
+"""Sentences about sampling time, derived from the times of the chunks that were drawn."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Ratio:
 
 
 def linear_fit(result: Result) -> Fit | None:
-    """The line through the median seconds per sample at each number of steps; None below three different ones.
+    """The line through the median seconds per sample at each number of network calls; None below three different ones.
 
     Times err in proportion, so the squares of relative distances are made least.
     """
@@ -60,7 +60,7 @@ def linear_fit(result: Result) -> Fit | None:
         return None
     times: dict[int, list[float]] = {}
     for row in rows:
-        times.setdefault(row.settings.steps, []).append(row.seconds_per_sample)
+        times.setdefault(calls(row), []).append(row.seconds_per_sample)
     steps, seconds = np.array(list(times), dtype=float), np.array([np.median(each) for each in times.values()])
     slope, intercept = _least(steps, seconds)
     spread = float(np.sum((seconds - seconds.mean()) ** 2))
@@ -74,6 +74,11 @@ def linear_fit(result: Result) -> Fit | None:
         max(off for off, _ in cells),
         all(off < NEAR or (off < 2 * NEAR and by_chance) for off, by_chance in cells),
     )
+
+
+def calls(row: Row) -> int:
+    """Network calls of a sample: the steps asked for, but for some official grids."""
+    return row.calls or row.settings.steps
 
 
 def ratio(result: Result, axis: str) -> Ratio | None:
@@ -127,7 +132,7 @@ def _verdict(found: Ratio) -> str:
 
 def _distances(line: Curve) -> Iterator[tuple[float, bool]]:
     """For each cell of a curve along steps: how far the curve's line passes, and whether chance explains that."""
-    steps = np.array([row.settings.steps for row in line.rows], dtype=float)
+    steps = np.array([calls(row) for row in line.rows], dtype=float)
     seconds = np.array([row.seconds_per_sample for row in line.rows])
     slope, intercept = _least(steps, seconds)
     for row, at in zip(line.rows, slope * steps + intercept, strict=True):

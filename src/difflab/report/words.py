@@ -106,7 +106,7 @@ def settings(varied: Mapping[str, Scalar]) -> str:
 def axis_title(name: str) -> str:
     """An axis of a figure, with what its numbers count."""
     titles = {
-        "steps": "sampling steps (network calls per sample)",
+        "steps": "sampling steps",
         "eta": "eta (0: deterministic, 1: as noisy as DDPM)",
         "count": "samples",
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from difflab.errors import DifflabError
+from difflab.errors import DifflabError, first_line
 
 Task = TypeVar("Task")
 Answer = TypeVar("Answer")
@@ -40,8 +40,7 @@ class Local:
             except DifflabError:
                 raise
             except (RuntimeError, ArithmeticError, MemoryError) as error:
-                said = str(error).splitlines()[0] if str(error) else "no details"
-                yield Failure(task, f"{type(error).__name__}: {said}")
+                yield Failure(task, f"{type(error).__name__}: {first_line(error)}")
 
 
 ENGINES: dict[str, type[Local]] = {"local": Local}

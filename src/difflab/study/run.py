@@ -101,28 +101,27 @@ def run_benches(
     for bench, folder in zip(benches, folders, strict=True):
         if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
-        bench.statistics  # noqa: B018 (a broken reference should be known before anything is drawn or written)
+    floors = [_floor(bench) for bench in benches]  # a broken reference should be known before anything is drawn
     for bench, folder in zip(benches, folders, strict=True):
         fields = bench.study.model_dump(mode="json", exclude_none=True)
         files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
     failed = _draw_cells(benches, worker, tell)
     results = []
-    for bench, folder in zip(benches, folders, strict=True):
-        rows = _score_cells(bench, failed, worker, tell)
-        result = _result(bench, rows)
+    for bench, folder, floor in zip(benches, folders, floors, strict=True):
+        result = _result(bench, _score_cells(bench, failed, worker, tell), floor)
         result.save(folder)
         results.append(read_result(folder, bench.store.root))  # what a report made later will see
     return results
 
 
-def _result(bench: Bench, rows: list[Row]) -> Result:
+def _result(bench: Bench, rows: list[Row], floor: Score | None) -> Result:
     return Result(
         study=bench.study,
         metric_names=metric_names(bench),
         rows=rows,
         differences=_differences(bench, rows),
         passport=passport(bench),
-        floor=_floor(bench),
+        floor=floor,
         machine=where(bench, rows),
         notes=notes(bench, rows),
         root=bench.store.root,
@@ -222,6 +221,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
 
 def _floor(bench: Bench) -> Score | None:
     """The FD of fresh real samples, as many as a cell has; kept in the store."""
+    bench.statistics  # noqa: B018 (read here, whether or not a floor can be had)
     counts = {settings.count for settings in bench.study.cells()}
     fresh = bench.reference.fresh(counts.pop()) if "fid" in bench.study.metrics and len(counts) == 1 else None
     if fresh is None:
