@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "score": set(),
     "data": set(),
     "zoo": {"core", "nets"},
-    "train": {"core", "zoo", "data", "score"},  # score: for the feature networks that it trains
+    "train": {"core", "nets", "zoo", "data", "score"},  # score: for the feature networks that it trains
     "study": {"core", "zoo", "data", "score"},
     "report": {"study"},
 }

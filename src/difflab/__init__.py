@@ -20,7 +20,7 @@ _HOME = {
     "load": "difflab.zoo.load",
     "open_data": "difflab.data.sources",
     "run_study": "difflab.study.run",
-    "sample": "difflab.zoo.model",
+    "sample": "difflab.zoo.sampling",
     "score": "difflab.study.measure",
     "stats": "difflab.study.measure",
 }
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from difflab.zoo.convert import convert as convert
     from difflab.zoo.load import load as load
     from difflab.zoo.model import Model as Model
-    from difflab.zoo.model import sample as sample
+    from difflab.zoo.sampling import sample as sample
 
 
 def __getattr__(name: str) -> Any:

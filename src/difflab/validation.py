@@ -63,7 +63,8 @@ def _first_problem(error: ValidationError, model: type[BaseModel]) -> str:
         return f"the field {name!r} is missing; add it."
     said = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"{name}: {said}." if name else f"{said}."
+        ended = said if said.endswith(("?", ".")) else f"{said}."
+        return f"{name}: {ended}" if name else ended
     subject = f"the field {name!r}" if name else "it"
     return f"{subject} is {problem['input']!r}: {said[0].lower()}{said[1:]}."
 

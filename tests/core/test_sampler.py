@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from difflab.core.denoiser import Denoiser, Estimate
+from difflab.core.denoiser import Denoiser, Estimate, Told
 from difflab.core.exact import GaussianDenoiser
 from difflab.core.noise import GivenNoise, SeededNoise
 from difflab.core.sampler import DDIM, SAMPLERS, Ancestral, Sampler, final, method, trajectory
@@ -190,7 +190,7 @@ def test_ddim_agrees_with_diffusers(kind, eta):
     for t, z in zip(theirs.timesteps, noise, strict=True):
         x = theirs.step(network(x, t.float().expand(2)), t, x, eta=eta, variance_noise=z).prev_sample
     ours = final(
-        trajectory(Denoiser(network, kind), DDIM(eta), path(SCHEDULE, 10, "leading"), GivenNoise(start, noise))
+        trajectory(Denoiser(Told(network), kind), DDIM(eta), path(SCHEDULE, 10, "leading"), GivenNoise(start, noise))
     )
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
 
@@ -279,7 +279,7 @@ def test_the_trajectory_keeps_no_history():
 
 def test_no_gradients_are_recorded():
     weight = torch.ones(1, requires_grad=True)
-    steps = trajectory(Denoiser(lambda x, t: weight * x), DDIM(), path(SCHEDULE, 2), SeededNoise(0, [0], (3,)))
+    steps = trajectory(Denoiser(Told(lambda x, t: weight * x)), DDIM(), path(SCHEDULE, 2), SeededNoise(0, [0], (3,)))
     assert not final(steps).requires_grad
 
 

@@ -22,7 +22,8 @@ from difflab.train.ema import EMA
 from difflab.train.loop import optimise
 from difflab.train.optim import make_optimizer
 from difflab.zoo.codec import decode
-from difflab.zoo.model import Draw, Model, walk
+from difflab.zoo.model import Model
+from difflab.zoo.sampling import Draw, walk
 
 Arrays = dict[str, np.ndarray]
 Fill = Callable[[dict[str, list[int]], int], Arrays]

@@ -30,7 +30,7 @@ def _beside(name: str) -> ModuleType:
 
 
 fill = _beside("recipe").fill
-KINDS = [_beside("kinds_metrics"), _beside("kinds_ddim")]
+KINDS = [_beside("kinds_metrics"), _beside("kinds_ddim"), _beside("kinds_dit")]
 
 
 def test_golden(case_folder: Path) -> None:
@@ -50,7 +50,6 @@ def _later(case: dict[str, Any], folder: Path) -> str | None:
     marks = {
         "guided-diffusion U-Net": "flags" in case or {"linear_T1000_10_logvar_min", "cosine_T4000_betas"} & arrays,
         "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
-        "DiT": "call" in case and isinstance(case["call"], str) and "family" not in case,
         "3D U-Net": case.get("family") == "vdm",
         "KID, IS, precision and recall, CMMD": {"kid", "inception_score", "prdc", "cmmd_fdinf"} & {case.get("case")},
         "I3D": {"i3d_logits", "fvd_numerics"} & {case.get("case")},

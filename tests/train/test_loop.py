@@ -187,7 +187,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(clip, length):
     layer = torch.nn.Linear(2, 1, bias=False)
     before = layer.weight.detach().clone()
     loss = layer(torch.tensor([3.0, 4.0])).sum()  # the gradient is (3, 4)
-    norm = optimise(layer, loss, torch.optim.SGD(layer.parameters(), lr=1.0), clip)
+    _, norm = optimise(layer, [loss], torch.optim.SGD(layer.parameters(), lr=1.0), clip)
     assert norm.item() == pytest.approx(5.0)
     torch.testing.assert_close(before - layer.weight, torch.tensor([[0.6, 0.8]]) * length, rtol=1e-5, atol=1e-5)
 
@@ -195,4 +195,4 @@ def test_the_gradient_is_clipped_by_its_global_norm(clip, length):
 def test_gradients_do_not_pile_up_between_steps():
     layer = torch.nn.Linear(1, 1, bias=False)
     sgd = torch.optim.SGD(layer.parameters(), lr=0.0)
-    assert [optimise(layer, layer(torch.ones(1)).sum(), sgd, None).item() for _ in range(2)] == [1.0, 1.0]
+    assert [optimise(layer, [layer(torch.ones(1)).sum()], sgd, None)[1].item() for _ in range(2)] == [1.0, 1.0]

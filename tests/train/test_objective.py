@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from difflab.core.loss import antithetic_timesteps
+from difflab.core.loss import antithetic_timesteps, hybrid_terms
 from difflab.core.prediction import add_noise, target
 from difflab.data.shapes import COLOURS, Shapes, sample_scenes
-from difflab.train.config import FeaturesRecipe
+from difflab.errors import DifflabError
+from difflab.train.config import AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import Batch
-from difflab.train.objective import SCENE_HEADS, DiffusionObjective, FeaturesObjective, scene_targets
+from difflab.train.objective import (
+    SCENE_HEADS,
+    AutoencoderObjective,
+    DiffusionObjective,
+    FeaturesObjective,
+    check_classes,
+    scene_targets,
+)
 from difflab.train.shapes_denoiser import ShapesDenoiser
 
 CPU = torch.device("cpu")
@@ -24,20 +32,19 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
+def lost(objective, network, some=None) -> torch.Tensor:
+    return objective.loss(network, objective.draw(some or batch(), generator(), CPU))
+
+
 def test_the_official_objective_is_the_sum_over_pixels_and_channels(recipe):
-    mean, total = (
-        DiffusionObjective(recipe(reduction=r)).loss(lambda x, t: 0.3 * x, batch(), generator(), CPU)
-        for r in ("mean", "sum")
-    )
+    mean, total = (lost(DiffusionObjective(recipe(reduction=r)), lambda x, t: 0.3 * x) for r in ("mean", "sum"))
     assert total.item() == pytest.approx(mean.item() * 16 * 16 * 3, rel=1e-5)
 
 
 def test_a_recipe_decides_what_the_network_sees_and_how_it_is_judged(recipe):
     """The same draw of timesteps and noise, by hand: pixels to [-1, 1], antithetic timesteps, then noise."""
     seen = []
-    loss = DiffusionObjective(recipe(prediction="v")).loss(
-        lambda x, t: seen.append((x, t)) or 0 * x, batch(), generator(), CPU
-    )
+    loss = lost(DiffusionObjective(recipe(prediction="v")), lambda x, t: seen.append((x, t)) or 0 * x)
     source = generator()
     t = antithetic_timesteps(4, 1000, source)
     eps = torch.randn(4, 3, 16, 16, generator=source)
@@ -59,8 +66,10 @@ def test_with_the_exact_target_the_best_denoiser_has_hardly_any_loss_left(recipe
         return target(found.x0, found.eps, at, "v")
 
     drawn, exact = (
-        DiffusionObjective(recipe(target=kind, prediction="v", **scenes)).loss(
-            network, Batch(pictures, labels, np.arange(64)), generator(), CPU
+        lost(
+            DiffusionObjective(recipe(target=kind, prediction="v", **scenes)),
+            network,
+            Batch(pictures, labels, np.arange(64)),
         )
         for kind in ("data", "exact")
     )
@@ -69,7 +78,7 @@ def test_with_the_exact_target_the_best_denoiser_has_hardly_any_loss_left(recipe
 
 def test_uniform_timesteps_are_not_paired(recipe):
     seen = []
-    DiffusionObjective(recipe(timesteps="uniform")).loss(lambda x, t: seen.append(t) or x, batch(64), generator(), CPU)
+    lost(DiffusionObjective(recipe(timesteps="uniform")), lambda x, t: seen.append(t) or x, batch(64))
     t = seen[0]
     assert t.min() >= 0
     assert t.max() < 1000
@@ -110,7 +119,7 @@ def test_the_features_loss_is_the_cross_entropy_summed_over_heads():
     objective = FeaturesObjective(features_recipe(heads={"main colour": 6, "other kind": 4}))
     flat = {"main colour": torch.zeros(8, 6), "other kind": torch.zeros(8, 4)}
     some = Batch(np.zeros((8, 32, 32, 3), np.uint8), np.zeros(8, np.int64), np.arange(8))
-    loss = objective.loss(lambda x: flat, some, generator(), CPU)
+    loss = lost(objective, lambda x: flat, some)
     assert loss.item() == pytest.approx(np.log(6) + np.log(4), rel=1e-6)
 
 
@@ -118,8 +127,8 @@ def test_other_data_is_classified_by_its_label():
     objective = FeaturesObjective(features_recipe(data={"source": "cifar10"}, heads={"class": 3}))
     sure = 100.0 * torch.eye(3)
     some = Batch(np.zeros((3, 32, 32, 3), np.uint8), np.array([2, 0, 1]), np.arange(3))
-    assert objective.loss(lambda x: {"class": sure[[2, 0, 1]]}, some, generator(), CPU) < 1e-6
-    assert objective.loss(lambda x: {"class": sure[[0, 0, 1]]}, some, generator(), CPU) > 30
+    assert lost(objective, lambda x: {"class": sure[[2, 0, 1]]}, some) < 1e-6
+    assert lost(objective, lambda x: {"class": sure[[0, 0, 1]]}, some) > 30
 
 
 @pytest.mark.parametrize(("noise", "clean"), [(0.0, True), (0.5, False)])
@@ -127,6 +136,73 @@ def test_noise_is_mixed_into_training_pictures_as_told(noise, clean):
     seen = []
     objective = FeaturesObjective(features_recipe(noise=noise))
     some = Batch(np.full((8, 32, 32, 3), 255, np.uint8), np.zeros(8, np.int64), np.arange(8))
-    objective.loss(lambda x: seen.append(x) or {"main colour": torch.zeros(8, 6)}, some, generator(), CPU)
+    lost(objective, lambda x: seen.append(x) or {"main colour": torch.zeros(8, 6)}, some)
     assert torch.equal(seen[0], torch.ones(8, 3, 32, 32)) == clean
     assert seen[0].std(dim=(1, 2, 3)).max() <= noise * 1.05
+
+
+def latent_recipe(**changes) -> DiffusionRecipe:
+    network = {"input_size": 8, "in_channels": 3, "hidden_size": 8, "depth": 1, "num_heads": 2, "num_classes": 5}
+    fields = {
+        "name": "t", "family": "dit", "network": {**network, **changes.pop("network", {})}, "variance": "learned",
+        "data": {"source": "cifar10", "size": 8}, "steps": 1,
+    }  # fmt: skip
+    return DiffusionRecipe.model_validate({**fields, **changes})
+
+
+def labelled(n: int = 400) -> Batch:
+    return Batch(np.zeros((n, 8, 8, 3), np.uint8), np.arange(n) % 5, np.arange(n))
+
+
+def test_a_learned_variance_is_trained_by_the_hybrid_loss():
+    objective = DiffusionObjective(latent_recipe())
+    drawn = objective.draw(labelled(8), generator(), CPU)
+    x0, t, eps, _ = drawn
+    network = objective.build()
+    terms = hybrid_terms(lambda x, t: network(x, t, drawn[3]), x0, t, eps, objective.schedule, objective.posteriors)
+    torch.testing.assert_close(objective.loss(network, drawn), (terms.error + terms.bound).mean())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_that_share_of_the_classes_is_hidden_and_the_others_are_told(share):
+    objective = DiffusionObjective(latent_recipe(network={"class_dropout_prob": share}))
+    y = objective.draw(labelled(), generator(), CPU)[3]
+    hidden = y == 5
+    assert abs(hidden.float().mean().item() - share) < 4 * (share * (1 - share) / 400) ** 0.5 + 1e-9
+    assert torch.equal(y[~hidden], torch.arange(400)[~hidden] % 5)
+
+
+def test_with_one_class_there_is_nothing_to_tell():
+    objective = DiffusionObjective(latent_recipe(network={"num_classes": 1, "class_dropout_prob": 0.0}))
+    assert not objective.draw(labelled(), generator(), CPU)[3].any()
+
+
+def test_more_classes_than_the_network_is_told_apart_by_are_refused():
+    with pytest.raises(DifflabError, match=r"the data have 20 classes, but the network is told 5 apart.*to 20"):
+        check_classes(latent_recipe(), Shapes())
+    check_classes(latent_recipe(network={"num_classes": 20}), Shapes())
+    check_classes(latent_recipe(network={"num_classes": 1}), Shapes())
+
+
+def test_parts_of_a_batch_have_the_loss_of_the_whole():
+    objective = DiffusionObjective(latent_recipe())
+    network, drawn = objective.build(), objective.draw(labelled(8), generator(), CPU)
+    halves = [objective.loss(network, part) for part in zip(*(value.chunk(2) for value in drawn), strict=True)]
+    torch.testing.assert_close(torch.stack(halves).mean(), objective.loss(network, drawn))
+
+
+def test_the_autoencoders_loss_is_the_squared_error_and_the_weighed_divergence():
+    recipe = AutoencoderRecipe.model_validate(
+        {"name": "a", "data": {"source": "shapes"}, "network": {"widths": [8, 8]}, "kl_weight": 0.5, "steps": 1}
+    )
+    objective = AutoencoderObjective(recipe)
+    network = objective.build()
+    some = Batch(np.full((4, 32, 32, 3), 200, np.uint8), np.zeros(4, np.int64), np.arange(4))
+    x, noise = objective.draw(some, generator(), CPU)
+    assert noise.shape == (4, 4, 8, 8)
+    reconstruction, posterior = network(x, noise)
+    deviation = (0.5 * posterior.logvar).exp()
+    normal = torch.distributions.Normal
+    divergence = torch.distributions.kl_divergence(normal(posterior.mean, deviation), normal(0.0, 1.0)).mean()
+    expected = (reconstruction - x).square().mean() + 0.5 * divergence
+    torch.testing.assert_close(objective.loss(network, (x, noise)), expected)

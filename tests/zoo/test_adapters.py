@@ -27,7 +27,7 @@ def test_the_fifth_entry_of_a_trainer_file_overrides_the_first(raw, state):
 @pytest.mark.parametrize("entries", [4, 5])
 def test_without_averaging_the_first_entry_counts(raw, state, entries):
     value = [raw, {"state": {}}, 12, 5000, state][:entries]
-    contents = read_official(value, PATH, ema=False)
+    contents = read_official(value, PATH, averaged=False)
     assert all(torch.equal(contents.state[name], state[name] + 1) for name in state)
     assert contents.card["weights"] == "raw"
 
@@ -52,8 +52,9 @@ def test_an_incomplete_average_is_refused(raw, state):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"x_embedder.proj.weight": WEIGHT}, "DiT.*not supported yet"),
-        ({"model": {"x": WEIGHT}, "ema": {"x": WEIGHT}, "opt": {}, "args": Namespace()}, "DiT trainer.*not supported"),
+        ({"x_embedder.proj.weight": WEIGHT}, "x_embedder.proj.weight has shape .1,., but 4 dimensions"),
+        ({"model": {"x": WEIGHT}, "ema": {"x": WEIGHT}, "opt": {}, "args": Namespace()}, "x_embedder.*missing"),
+        ({"model": {"x": WEIGHT}, "ema": [1], "opt": {}, "args": Namespace()}, "ema holds no weights"),
         (
             {"step": 3, "model": {"x": WEIGHT}, "ema": {"x": WEIGHT}, "scaler": None},
             "lucidrains trainer.*not supported",

@@ -10,7 +10,7 @@ from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint
 from difflab.zoo.convert import convert
-from difflab.zoo.diffusers_unet import write_diffusers
+from difflab.zoo.diffusers_unet import write_diffusers_unet
 from difflab.zoo.families import UNet2DConfig
 from difflab.zoo.load import load
 
@@ -76,7 +76,7 @@ def test_their_folder_answers_the_same_here(tmp_path, settings):
 
 
 def test_our_folder_answers_the_same_there(tmp_path, card, state):
-    write_diffusers(tmp_path / "model", card, state)
+    write_diffusers_unet(tmp_path / "model", card, state)
     theirs = diffusers.UNet2DModel.from_pretrained(tmp_path / "model").eval()
     assert_same_answers(load(tmp_path / "model"), theirs)
     assert all(torch.equal(load(tmp_path / "model").network.state_dict()[name], state[name]) for name in state)
@@ -85,7 +85,7 @@ def test_our_folder_answers_the_same_there(tmp_path, card, state):
 def test_our_folder_is_a_pipeline_with_our_schedule(tmp_path, card, state):
     schedule = {"name": "cosine", "timesteps": 50}
     card = Card.model_validate({**card.model_dump(), "schedule": schedule, "prediction": "v", "variance": "large"})
-    write_diffusers(tmp_path / "model", card, state)
+    write_diffusers_unet(tmp_path / "model", card, state)
     scheduler = diffusers.DDPMPipeline.from_pretrained(tmp_path / "model").scheduler
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.variance_type == "fixed_large"
@@ -99,8 +99,11 @@ def test_our_folder_is_a_pipeline_with_our_schedule(tmp_path, card, state):
 def test_what_the_scheduler_says_comes_back(tmp_path, card, state, name, variance, prediction):
     schedule = {"name": name, "timesteps": 100, "beta_start": 0.001, "beta_end": 0.05}
     fields = {"schedule": schedule, "variance": variance, "prediction": prediction}
+    if variance == "learned":  # a network that answers it has twice the channels
+        fields["network"] = {**card.network.model_dump(), "out_ch": 2 * card.network.in_channels}
+        state = state | {name: torch.cat([state[name]] * 2) for name in ("conv_out.weight", "conv_out.bias")}
     card = Card.model_validate({**card.model_dump(), **fields})
-    write_diffusers(tmp_path / "model", card, state)
+    write_diffusers_unet(tmp_path / "model", card, state)
     found = load(tmp_path / "model").card
     assert (found.schedule, found.variance, found.prediction) == (card.schedule, variance, prediction)
     assert found.network == card.network

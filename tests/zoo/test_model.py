@@ -11,7 +11,9 @@ from difflab.core.sampler import final
 from difflab.errors import DifflabError
 from difflab.zoo.codec import decode
 from difflab.zoo.families import ScheduleConfig
-from difflab.zoo.model import Draw, Model, build_model, hash_weights, sample, sample_batches, seeded_noise, walk
+from difflab.zoo.model import Model, build_model
+from difflab.zoo.sampling import Draw, sample, sample_batches, seeded_noise, walk
+from difflab.zoo.weights import hash_weights
 
 SHAPE = (3, 8, 8)
 

@@ -74,7 +74,7 @@ def _ddim_reaches_the_flow() -> tuple[float, float]:
 
 def _eta_one_is_ancestral() -> tuple[float, float]:
     """DDIM at eta 1 has the coefficients of DDPM's posterior."""
-    from difflab.core.sampler import posterior_coefficients, posterior_variance
+    from difflab.core.posterior import posterior_coefficients, posterior_variance
     from difflab.core.schedule import make_schedule
 
     schedule = make_schedule("linear")

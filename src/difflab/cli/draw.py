@@ -34,7 +34,7 @@ def sample(
     """Draw samples from a model."""
     from difflab.data.writers import check_grid, save_samples
     from difflab.zoo.load import load
-    from difflab.zoo.model import Draw, grid_note, sample_batches
+    from difflab.zoo.sampling import Draw, grid_note, sample_batches
 
     if out.suffix == ".png" and not out.is_dir():
         check_grid(out, n)

@@ -14,8 +14,9 @@ import typer
 from difflab.cli.options import Batch, Device, pick_device
 
 if TYPE_CHECKING:
-    from difflab.zoo.model import Draw, Model
+    from difflab.zoo.model import Model
     from difflab.zoo.official import OfficialConfig
+    from difflab.zoo.sampling import Draw
 
 _SAMPLERS = {"generalized": "ddim", "ddpm_noisy": "ddpm-noisy"}
 _PRETRAINED = {
@@ -86,7 +87,7 @@ def ddim(
 
 
 def _draw(model: Model, sample_type: str, skip_type: str, timesteps: int, eta: float) -> Draw:
-    from difflab.zoo.model import Draw, grid_note, plan
+    from difflab.zoo.sampling import Draw, grid_note, plan
 
     eta = eta if sample_type == "generalized" else 0.0  # the official code ignores it there
     draw = Draw(_SAMPLERS[sample_type], timesteps, eta, skip_type, official_grid=True)  # type: ignore[arg-type]
@@ -156,7 +157,7 @@ def _same_run(folder: Path, model: Model, draw: Draw, seed: int) -> None:
 
 def _fid(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
     from difflab.cli.draw import with_bar
-    from difflab.zoo.model import sample_batches
+    from difflab.zoo.sampling import sample_batches
 
     missing = [i for i in range(count) if not (folder / f"{i}.png").exists()]
     if len(missing) < count:
@@ -173,25 +174,23 @@ def _interpolation(model: Model, draw: Draw, seed: int, folder: Path, count: int
 
     from difflab.core.noise import StartedNoise, slerp
     from difflab.core.sampler import final
-    from difflab.zoo.codec import decode
-    from difflab.zoo.model import seeded_noise, walk
+    from difflab.zoo.sampling import seeded_noise, walk
 
     z1, z2 = seeded_noise(model, seed, [0, 1]).draw(0)
     latents = torch.stack([slerp(z1, z2, share) for share in SHARES])
     noise = StartedNoise(latents, seeded_noise(model, seed, range(len(SHARES))))
-    images = decode(final(walk(model, draw, noise)), model.card.rounding)
+    images = model.codec.decode(final(walk(model, draw, noise)))
     for number, image in enumerate(images):
         _save(folder / f"{number}.png", image)
     print(f"{len(images)} pictures in {folder}")
 
 
 def _sequence(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
-    from difflab.zoo.codec import decode
-    from difflab.zoo.model import seeded_noise, walk
+    from difflab.zoo.sampling import seeded_noise, walk
 
     steps = 0
     for steps, step in enumerate(walk(model, draw, seeded_noise(model, seed, range(SEQUENCES))), start=1):
-        for number, image in enumerate(decode(step.estimate.x0, model.card.rounding)):
+        for number, image in enumerate(model.codec.decode(step.estimate.x0)):
             _save(folder / f"{number}_{steps - 1}.png", image)
     print(f"{SEQUENCES} sequences of {steps} pictures in {folder}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+    from difflab.train.config import AnyRecipe
     from difflab.train.loop import Progress
 
 
@@ -22,7 +22,7 @@ def train(
 ) -> None:
     """Train a model or a feature network by a recipe; the result can then be called by the recipe's name."""
     from difflab.errors import DifflabError
-    from difflab.train.config import read_recipe
+    from difflab.train.config import folder_of, read_recipe
     from difflab.zoo.registry import publish
 
     parsed = read_recipe(recipe, overrides or [])
@@ -34,12 +34,12 @@ def train(
     with watching(parsed) as watch:
         path = run(parsed, folder, resume=resume, watch=watch)
     print(f"{parsed.name}: {path}")
-    if (published := publish(path)) is not None:
+    if (published := publish(path, folder_of(parsed))) is not None:
         print(f"It can be called {parsed.name} from now on: {published}")
 
 
 @contextmanager
-def watching(recipe: DiffusionRecipe | FeaturesRecipe) -> Iterator[Callable[[Progress], None]]:
+def watching(recipe: AnyRecipe) -> Iterator[Callable[[Progress], None]]:
     """A progress bar over the steps of a training, with its loss."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -13,9 +13,7 @@ from difflab.core.prediction import Prediction, to_eps, to_x0
 from difflab.core.schedule import Point
 from difflab.precision import full_precision
 
-Network = Callable[
-    [Tensor, Tensor], Tensor
-]  # (x (B, ..), t (B,) float32) -> output (B, ..); conditioning is bound already
+Network = Callable[[Tensor, Point], Tensor]  # (x (B, ..), place) -> output (B, ..); conditioning is bound already
 
 
 class Estimate(NamedTuple):
@@ -34,11 +32,27 @@ Denoise = Callable[[Tensor, Point], Estimate]  # all that a sampler ever sees of
 
 
 @dataclass(frozen=True)
+class Told:
+    """A network that is told the timestep, and conditions (B, ..) if there are any."""
+
+    network: Callable[..., Tensor]
+    conditions: tuple[Tensor, ...] = ()
+
+    def __call__(self, x: Tensor, at: Point) -> Tensor:
+        return self.network(x, timesteps_of(x, at), *self.conditions)
+
+
+def timesteps_of(x: Tensor, at: Point) -> Tensor:
+    """(B,) float32: the place's timestep, once for each sample of `x` (B, ..)."""
+    return torch.full((len(x),), float(at.t), dtype=torch.float32, device=x.device)
+
+
+@dataclass(frozen=True)
 class Denoiser:
     """E[x0 | x_t] from a network.
 
     Args:
-        network: answers (B, C, ..) or, with a learned variance, (B, 2 C, ..).
+        network: answers (B, C, ..) or, with a learned variance, (B, 2 C, ..); a bare one goes into `Told`.
         prediction: what the first C channels mean.
         learned_variance: whether the last C channels place the log variance within its range.
         clip: whether x0 is clamped to [-1, 1]; eps then follows it.
@@ -51,9 +65,8 @@ class Denoiser:
 
     def __call__(self, x: Tensor, at: Point) -> Estimate:
         """Estimate for x (B, C, ..) float32 at a point that all samples share."""
-        t = torch.full((len(x),), float(at.t), dtype=torch.float32, device=x.device)
         with full_precision():
-            output = self.network(x, t).to(x.dtype)
+            output = self.network(x, at).to(x.dtype)
         share = None
         if self.learned_variance:
             output, raw = output.chunk(2, dim=1)

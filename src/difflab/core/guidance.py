@@ -1,12 +1,18 @@
-"""Classifier-free guidance (Ho and Salimans 2022) as a wrapper around a network."""
+"""Classifier-free guidance (Ho and Salimans 2022), and where along the way it acts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from difflab.core.denoiser import timesteps_of
+from difflab.core.names import Course
+from difflab.core.schedule import Point
+from difflab.errors import DifflabError
 
 
 class ConditionalNetwork(Protocol):
@@ -16,8 +22,59 @@ class ConditionalNetwork(Protocol):
 
 
 @dataclass(frozen=True)
+class Guidance:
+    """How much and where the condition is exaggerated.
+
+    Args:
+        scale: 1 is off, 0 ignores the condition.
+        channels: how many of the first output channels are guided; None is all that hold the prediction. Official DiT
+            guides three of four.
+        interval: (low, high) noise levels sigma / alpha; elsewhere the scale is 1 and the unconditional pass is left
+            out: guide where low < level <= high (Kynkaanniemi et al. 2024).
+        rescale: 0 to 1: how far the guided output is brought back to the standard deviation of the conditional one
+            (Lin et al. 2024, section 3.4).
+        course: `constant`, or a scale whose excess over 1 rises from 0 at the noise to twice itself at the data,
+            `linear` in the timestep or as a `cosine` (Wang et al. 2024); the mean over timesteps stays the same.
+
+    Raises DifflabError for values out of range.
+    """
+
+    scale: float = 1.0
+    channels: int | None = None
+    interval: tuple[float, float] | None = None
+    rescale: float = 0.0
+    course: Course = "constant"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.scale < math.inf:
+            raise DifflabError(f"guidance is {self.scale:g}, but must be 0 or more; 1 is off.")
+        if not 0.0 <= self.rescale <= 1.0:
+            raise DifflabError(f"the rescaling of guidance is {self.rescale:g}, but must lie between 0 (off) and 1.")
+        if self.channels is not None and self.channels < 1:
+            raise DifflabError(f"{self.channels} guided channels were asked for, but it must be at least one.")
+        if self.interval is not None and not 0.0 <= self.interval[0] < self.interval[1]:
+            low, high = self.interval
+            raise DifflabError(
+                f"the interval of guidance is {low:g} to {high:g}, but must go from a lower noise level (sigma / "
+                "alpha, 0 or more) to a higher one."
+            )
+
+    def scale_at(self, at: Point, timesteps: int) -> float:
+        """The scale at a place of a schedule of so many timesteps."""
+        level = at.sigma / at.alpha
+        if self.interval is not None and not self.interval[0] < level <= self.interval[1]:
+            return 1.0
+        way = at.t / max(timesteps - 1, 1)  # 1 at the noise
+        if self.course == "linear":
+            return 1.0 + 2.0 * (1.0 - way) * (self.scale - 1.0)
+        if self.course == "cosine":
+            return 1.0 + (1.0 + math.cos(math.pi * way)) * (self.scale - 1.0)
+        return self.scale
+
+
+@dataclass(frozen=True)
 class Guided:
-    """null + scale (conditional - null), as one double batch; scale 1 is the conditional network alone.
+    """null + scale (conditional - null), as one double batch; where the scale is 1, the conditional network alone.
 
     For eps, v and x0 outputs alike this guides the noise estimate, since each is affine in the others at a fixed x.
 
@@ -25,21 +82,34 @@ class Guided:
         network: the conditional network.
         condition: (B, ..) what is asked for.
         null: (B, ..) the empty condition.
-        scale: guidance scale; 1 is off, 0 ignores the condition.
-        channels: output channels that are guided; the others stay conditional. Official DiT guides the first three.
+        guidance: how much and where.
+        timesteps: of the schedule.
+        predicted: output channels that hold the prediction, None for all; a learned variance stays conditional.
     """
 
     network: ConditionalNetwork
     condition: Tensor
     null: Tensor
-    scale: float
-    channels: slice = field(default_factory=lambda: slice(None))  # slices have no hash before Python 3.12
+    guidance: Guidance
+    timesteps: int
+    predicted: int | None = None
 
-    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
-        if self.scale == 1.0:
+    def __call__(self, x: Tensor, at: Point) -> Tensor:
+        scale, t = self.guidance.scale_at(at, self.timesteps), timesteps_of(x, at)
+        if scale == 1.0:
             return self.network(x, t, self.condition)
         both = self.network(torch.cat([x, x]), torch.cat([t, t]), torch.cat([self.condition, self.null]))
         output, null = both.chunk(2)
-        output = output.clone()
-        output[:, self.channels] = torch.lerp(null[:, self.channels], output[:, self.channels], self.scale)
-        return output
+        channels = slice(self.guidance.channels or self.predicted)
+        conditional = output[:, channels]
+        guided = torch.lerp(null[:, channels], conditional, scale)
+        if self.guidance.rescale:
+            guided = torch.lerp(guided, guided * (_deviation(conditional) / _deviation(guided)), self.guidance.rescale)
+        if guided.shape == output.shape:
+            return guided
+        return torch.cat([guided, output[:, guided.shape[1] :]], dim=1)
+
+
+def _deviation(x: Tensor) -> Tensor:
+    """Standard deviation of each sample (B, 1, ..)."""
+    return x.std(dim=tuple(range(1, x.ndim)), keepdim=True)

@@ -1,15 +1,18 @@
-"""The training objective: the squared error of what the network predicts (Ho et al. 2020, eq. 14)."""
+"""Training objectives: the squared error of what the network predicts (Ho et al. 2020, eq. 14), and beside it the
+variational bound that trains a learned variance (Nichol and Dhariwal 2021)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from difflab.core.denoiser import Estimate
-from difflab.core.prediction import Prediction, add_noise, target
+from difflab.core.posterior import Posteriors
+from difflab.core.prediction import Prediction, add_noise, target, to_x0
 from difflab.core.schedule import Places, Schedule
 
 Reduction = Literal["mean", "sum"]
@@ -55,6 +58,68 @@ def diffusion_loss(
         error = error / at.sigma.clamp_min(_LEAST_SIGMA)
     error = error.square().flatten(1)
     return (error.sum(1) if reduction == "sum" else error.mean(1)).mean()
+
+
+class Terms(NamedTuple):
+    """Of the hybrid loss, each (B,): mean squared error of eps; term of the variational bound in bits a dimension."""
+
+    error: Tensor
+    bound: Tensor
+
+
+def hybrid_terms(
+    network: Callable[[Tensor, Tensor], Tensor],
+    x0: Tensor,
+    t: Tensor,
+    eps: Tensor,
+    schedule: Schedule,
+    posteriors: Posteriors,
+) -> Terms:
+    """The two terms that train a network which predicts eps and learns its variance; DiT adds them up as they are.
+
+    The bound sees the predicted eps as a constant, so that it trains the variance alone (Nichol and Dhariwal 2021,
+    section 3.1). At t > 0 it is KL(q(x_s | x_t, x0) || p(x_s | x_t)), at t = 0 the likelihood of x0 as if it were 8-bit
+    pixels, which official DiT does with latents, too.
+
+    Args:
+        network: (x (B, C, ..), t (B,)) -> (B, 2 C, ..): eps, and v with the variance's share (v + 1) / 2, not clamped.
+        x0, t, eps, schedule: as for `diffusion_loss`.
+        posteriors: those of the schedule.
+    """
+    at = schedule.at(t, x0.ndim)
+    x = add_noise(x0, eps, at)
+    predicted, raw = network(x, t).float().chunk(2, dim=1)
+    on_x0, on_x, small, large = posteriors.at(t, x0.ndim)
+    share = (raw + 1) / 2
+    logvar = share * large + (1 - share) * small
+    mean = on_x0 * to_x0(predicted.detach(), x, at, "eps") + on_x * x
+    divergence = _normal_kl(on_x0 * x0 + on_x * x, small, mean, logvar)
+    likelihood = -_discretised_log_likelihood(x0, mean, 0.5 * logvar)
+    first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
+    nats = torch.where(first, likelihood, divergence).flatten(1).mean(1)
+    return Terms((eps - predicted).square().flatten(1).mean(1), nats / math.log(2))
+
+
+def _normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:
+    """KL(N(mean1, exp logvar1) || N(mean2, exp logvar2)) in nats, elementwise."""
+    spread = torch.exp(logvar1 - logvar2) + (mean1 - mean2).square() * torch.exp(-logvar2)
+    return 0.5 * (logvar2 - logvar1 - 1.0 + spread)
+
+
+def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_deviation: Tensor) -> Tensor:
+    """Log of a Gaussian's mass in x's bin of width 2 / 255, elementwise; the outer bins are open (Ho et al. 2020, 3.3).
+
+    The distribution function is the tanh approximation, and masses are at least 1e-12, as in the official code.
+    """
+    centred, inverse = x - mean, torch.exp(-log_deviation)
+    above = _normal_cdf(inverse * (centred + 1.0 / 255.0))
+    below = _normal_cdf(inverse * (centred - 1.0 / 255.0))
+    mass = torch.where(x < -0.999, above, torch.where(x > 0.999, 1.0 - below, above - below))
+    return mass.clamp_min(1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
 def antithetic_timesteps(n: int, timesteps: int, generator: torch.Generator | None = None) -> Tensor:

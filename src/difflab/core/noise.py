@@ -51,6 +51,14 @@ class SeededNoise:
         return torch.from_numpy(out).to(self.device)
 
 
+def seeded_classes(seed: int, indices: Sequence[int], classes: int) -> list[int]:
+    """A class number, uniform over `classes`, for each sample; like its noise it depends on (seed, index) alone."""
+    return [
+        int(np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 1, 0])).integers(classes))
+        for index in indices
+    ]
+
+
 @dataclass(frozen=True)
 class GivenNoise:
     """Noise handed in by the caller: the start, and one tensor for each step in order.

@@ -18,6 +18,7 @@ from torch import Tensor
 from difflab.core.denoiser import Denoise, Estimate
 from difflab.core.names import SamplerName
 from difflab.core.noise import Noise
+from difflab.core.posterior import beta, posterior_coefficients, posterior_variance
 from difflab.core.schedule import Point
 from difflab.errors import DifflabError, suggest
 
@@ -105,22 +106,6 @@ class Ancestral:
             share = estimate.variance_share
             return torch.exp(0.5 * (share * math.log(large) + (1 - share) * math.log(small)))
         return math.sqrt(small if self.variance == "small" else large)
-
-
-def beta(now: Point, nxt: Point) -> float:
-    """1 - alpha_t^2 / alpha_s^2: the variance that the forward process adds from `nxt` to `now`."""
-    return 1.0 - (now.alpha / nxt.alpha) ** 2
-
-
-def posterior_variance(now: Point, nxt: Point) -> float:
-    """Variance of q(x_s | x_t, x0) (Ho et al. 2020, eq. 7): beta sigma_s^2 / sigma_t^2."""
-    return beta(now, nxt) * (nxt.sigma / now.sigma) ** 2
-
-
-def posterior_coefficients(now: Point, nxt: Point) -> tuple[float, float]:
-    """Weights of x0 and x_t in the mean of q(x_s | x_t, x0) (Ho et al. 2020, eq. 7)."""
-    variance = now.sigma**2
-    return nxt.alpha * beta(now, nxt) / variance, (now.alpha / nxt.alpha) * nxt.sigma**2 / variance
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,18 @@ def make_schedule(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-
     return Schedule(np.cumprod(1.0 - betas(name, timesteps, beta_start, beta_end)))
 
 
+def path_of(schedule: Schedule, grid: np.ndarray) -> list[Point]:
+    """The places a sampler visits on the increasing timesteps of `grid`, from noise to clean data."""
+    return [schedule.point(int(t)) for t in [*grid[::-1], CLEAN]]
+
+
 def path(schedule: Schedule, steps: int, spacing: Spacing = "uniform", *, official_grid: bool = False) -> list[Point]:
     """The places a sampler visits, from noise to clean data: one more than there are steps.
 
     Raises DifflabError unless 1 <= steps <= T.
     """
     grid = timestep_grid(schedule.timesteps, steps, spacing, official_grid=official_grid)
-    return [schedule.point(int(t)) for t in [*grid[::-1], CLEAN]]
+    return path_of(schedule, grid)
 
 
 def timestep_grid(
@@ -111,12 +116,20 @@ def timestep_grid(
     where the original integer stride gives more of them the stride is a fraction, and where it repeats small timesteps
     they are moved up. Wherever the original grid is sound, the mended one equals it. `official_grid` gives the original
     one, which may be longer (`uniform` with steps that do not divide T) or repeat itself (`quad`).
-    `leading`, `trailing` and `linspace` are those of Lin et al. (2024), table 2, as diffusers computes them.
+    `leading`, `trailing` and `linspace` are those of Lin et al. (2024), table 2, as diffusers computes them. `respaced`
+    is that of ADM and DiT (see `respaced_timesteps`), which needs two steps: it would leave a single one at timestep 0.
 
     Raises DifflabError unless 1 <= steps <= T, or for a spacing that has no official form.
     """
     if not 1 <= steps <= timesteps:
         raise DifflabError(f"steps is {steps}, but must lie between 1 and the model's {timesteps} training timesteps.")
+    if spacing == "respaced":
+        if steps == 1:
+            raise DifflabError(
+                "steps is 1, but the spacing respaced would then ask the network at timestep 0 alone, where there is "
+                "no noise; take at least 2, or the spacing trailing."
+            )
+        return respaced_timesteps(timesteps, str(steps))
     if official_grid:
         return _official_grid(timesteps, steps, spacing)
     if spacing == "uniform":
@@ -132,6 +145,46 @@ def timestep_grid(
     if spacing == "linspace":
         return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
     raise DifflabError(f"spacing {spacing!r} is not known.{suggest(spacing, get_args(Spacing))}")
+
+
+def respaced_timesteps(timesteps: int, respacing: str) -> np.ndarray:
+    """The timesteps, increasing, that ADM and DiT keep of T for a `timestep_respacing`.
+
+    "n1,n2,..": T is cut into equal sections, the first T mod k of them one longer, and of section i n_i timesteps are
+    kept, evenly with both its ends; one number is one section. "ddimN": an integer stride from 0 that gives N of them.
+    Raises DifflabError for counts that do not fit, and for a stride that does not exist.
+    """
+    if respacing.startswith("ddim"):
+        count = _count(respacing.removeprefix("ddim"), respacing)
+        for stride in range(1, timesteps):
+            if len(range(0, timesteps, stride)) == count:
+                return np.arange(0, timesteps, stride)
+        raise DifflabError(
+            f"respacing {respacing!r}: no integer stride leaves exactly {count} of {timesteps} timesteps; "
+            f"try {count} without 'ddim'."
+        )
+    counts = [_count(part, respacing) for part in respacing.split(",")]
+    kept: list[int] = []
+    start = 0
+    for i, count in enumerate(counts):
+        size = timesteps // len(counts) + (i < timesteps % len(counts))
+        if count > size:
+            raise DifflabError(f"respacing {respacing!r}: {count} of a section of {size} timesteps cannot be kept.")
+        gap = (size - 1) / (count - 1) if count > 1 else 1.0
+        place = 0.0
+        for _ in range(count):
+            kept.append(start + round(place))  # half to even; the sum of strides, not their product, as the original
+            place += gap
+        start += size
+    return np.array(kept)
+
+
+def _count(text: str, respacing: str) -> int:
+    if not text.strip().isdecimal():
+        raise DifflabError(
+            f"respacing {respacing!r} is not understood; write numbers of steps such as 250 or 10,15,25, or ddim50."
+        )
+    return int(text)
 
 
 def _official_grid(timesteps: int, steps: int, spacing: Spacing) -> np.ndarray:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from difflab.errors import DifflabError
 
-Crop = Literal["center-short", "stretch", "celeba"]
+Crop = Literal["center-short", "stretch", "celeba", "adm"]
 
 # The official crop of aligned CelebA images (178 wide, 218 high): rows 57..184 and columns 25..152.
 _CELEBA_SHAPE = (218, 178)
@@ -60,10 +60,12 @@ class Transform:
     `crop` is one of
     - "center-short": the short side to `size`, then the central square (LSUN);
     - "stretch": both sides to `size`, whatever the shape was (CIFAR-10);
-    - "celeba": rows 57..184 and columns 25..152 of a 178 x 218 image, then to `size`.
+    - "celeba": rows 57..184 and columns 25..152 of a 178 x 218 image, then to `size`;
+    - "adm": halved by a box filter while the short side is at least twice `size`, then the short side to `size` by a
+      bicubic filter, then the central square (ADM and DiT, for ImageNet).
 
-    Resizing is Pillow's bilinear filter with antialiasing. Rounding is torchvision's: the long side is cut to an
-    integer, the crop's offset is rounded half to even.
+    But for "adm" resizing is Pillow's bilinear filter with antialiasing. Rounding is torchvision's: the long side is
+    cut to an integer, the crop's offset is rounded half to even; with "adm" sides are rounded and the offset is cut.
     """
 
     size: int
@@ -84,11 +86,25 @@ class Transform:
                     " use img_align_celeba."
                 )
             return _resize(x[_CELEBA_ROWS, _CELEBA_COLUMNS], self.size, self.size)
-        return self._center_short(x)
+        return self._adm(x) if self.crop == "adm" else self._center_short(x)
 
     def __str__(self) -> str:
-        how = {"center-short": "short side and central square", "stretch": "stretched", "celeba": "CelebA crop"}
+        how = {
+            "center-short": "short side and central square",
+            "stretch": "stretched",
+            "celeba": "CelebA crop",
+            "adm": "ADM crop",
+        }
         return f"{how[self.crop]} to {self.size}x{self.size}"
+
+    def _adm(self, x: np.ndarray) -> np.ndarray:
+        image = Image.fromarray(x)
+        while min(image.size) >= 2 * self.size:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        scale = self.size / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        top, left = (image.height - self.size) // 2, (image.width - self.size) // 2
+        return np.asarray(image)[top : top + self.size, left : left + self.size]
 
     def _center_short(self, x: np.ndarray) -> np.ndarray:
         height, width = x.shape[:2]

@@ -20,7 +20,8 @@ from difflab.study.measure import SHAPES, Reference, choose_features, open_extra
 from difflab.study.spec import Settings, Study
 from difflab.study.store import Store
 from difflab.zoo.load import load
-from difflab.zoo.model import Draw, Model, sample_batches
+from difflab.zoo.model import Model
+from difflab.zoo.sampling import Draw, sample_batches
 
 
 @dataclass(frozen=True)

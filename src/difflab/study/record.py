@@ -20,7 +20,7 @@ from difflab.study.bench import Bench, draw_of
 from difflab.study.result import Row
 from difflab.study.spec import Metric, Settings, Study
 from difflab.study.store import CellStore
-from difflab.zoo.model import grid_note
+from difflab.zoo.sampling import grid_note
 
 
 def metric_names(bench: Bench) -> dict[Metric, str]:

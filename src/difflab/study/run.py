@@ -32,7 +32,7 @@ from difflab.study.record import command, machine, metric_names, notes, passport
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
 from difflab.study.spec import Metric, Settings, Study, key_of, read_study
 from difflab.study.store import CellStore, Store
-from difflab.zoo.model import sample_batches
+from difflab.zoo.sampling import sample_batches
 
 STUDY_FILE = "study.yaml"
 

@@ -9,14 +9,16 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from difflab.core.loss import Reduction, Weighting
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
-from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
+from difflab.zoo.autoencoder import AutoencoderConfig
+from difflab.zoo.families import FamilyName, NetworkConfig, ScheduleConfig, network_config
+from difflab.zoo.registry import Folder
 
 Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
@@ -67,8 +69,9 @@ class OptimConfig(_Strict):
 class Recipe(_Strict):
     """What every training has: data, optimiser, length, and how often it logs and saves.
 
-    batch: samples a step over all devices; precision: `bf16` runs the network in bfloat16 where that is safe; seed: of
-    everything random, which at step s depends on (seed, s) alone.
+    batch: samples a step over all devices; accumulate: parts in which a device takes its share, one after the other,
+    where memory is short; precision: `bf16` runs the network in bfloat16 where that is safe; seed: of everything
+    random, which at step s depends on (seed, s) alone.
     """
 
     name: str
@@ -76,6 +79,7 @@ class Recipe(_Strict):
     optim: OptimConfig = OptimConfig()
     steps: Positive
     batch: Annotated[int, Gt(0), Le(65_536)] = 128
+    accumulate: Positive = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     log_every: Positive = 100
@@ -86,20 +90,31 @@ class Recipe(_Strict):
     def _name_is_a_files(cls, name: str) -> str:
         return plain_name(name, "file")
 
+    @model_validator(mode="after")
+    def _batch_has_equal_parts(self) -> Recipe:
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch is {self.batch}, but must be a multiple of accumulate, {self.accumulate}")
+        return self
+
 
 class DiffusionRecipe(Recipe):
-    """A diffusion model.
+    """A diffusion model, of pixels or of the latents of an autoencoder.
 
-    The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate. ema_rate: of the
-    average that is sampled from; sample_every: steps between pictures. target: what the network learns to tell apart
-    from the noise: the `data` drawn, or, on `shapes` alone, the `exact` mean of all scenes given the noisy picture (see
-    `train.shapes_denoiser`). weighting: of the error over noise levels, see `core.loss.diffusion_loss`; `v` needs the
-    prediction x0.
+    The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
+    network that learns its variance (learn_sigma), AdamW at 1e-4 and no clipping. autoencoder: by name, path or hub id
+    (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. start: a model whose weights it begins with, to be
+    tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every: steps between pictures.
+    target: what the network learns to tell apart from the noise: the `data` drawn, or, on pixels of `shapes` alone, the
+    `exact` mean of all scenes given the noisy picture (see `train.shapes_denoiser`). weighting: of the error over noise
+    levels, see `core.loss.diffusion_loss`; `v` needs the prediction x0. checkpointing: recompute activations in the
+    backward pass, which saves memory and costs a third more time.
     """
 
     kind: Literal["diffusion"] = "diffusion"
     family: FamilyName = "unet2d"
-    network: UNet2DConfig
+    network: SerializeAsAny[NetworkConfig]
+    autoencoder: str | None = None
+    start: str | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = "eps"
     variance: Variance = "small"
@@ -108,22 +123,40 @@ class DiffusionRecipe(Recipe):
     target: Literal["data", "exact"] = "data"
     weighting: Weighting = "flat"
     ema_rate: Share = 0.9999
+    checkpointing: bool = False
     sample_every: Positive = 5000
+
+    @field_validator("network", mode="before")
+    @classmethod
+    def _network_of_its_family(cls, value: Any, info: ValidationInfo) -> Any:
+        return network_config(info.data["family"], value) if "family" in info.data else value
 
     @model_validator(mode="after")
     def _network_takes_the_pictures(self) -> DiffusionRecipe:
         found, expected = self.network.sample_shape, (3, self.data.size, self.data.size)
-        if found != expected or self.network.out_ch != self.network.in_channels:
+        if self.autoencoder is None and found != expected:
+            size = "input_size" if self.family == "dit" else "image_size"
             raise ValueError(
-                f"network takes {found} and gives {self.network.out_ch} channels, but the data are pictures "
-                f"{expected}; set network.image_size and data.size alike, in_channels and out_ch to 3"
+                f"network takes {found}, but the data are pictures {expected}; set network.{size} and data.size alike, "
+                "in_channels to 3"
             )
+        due = 2 * found[0] if self.network.learns_variance else found[0]
+        if self.network.answers != due:
+            raise ValueError(f"network gives {self.network.answers} channels, not {due}; set out_ch to {due}")
         return self
 
     @model_validator(mode="after")
-    def _variance_is_fixed(self) -> DiffusionRecipe:
-        if self.variance == "learned":
-            raise ValueError("variance is learned, which no recipe can train; choose small or large")
+    def _variance_is_learned_where_it_is_answered(self) -> DiffusionRecipe:
+        if (self.variance == "learned") != self.network.learns_variance:
+            does = "learns" if self.network.learns_variance else "does not learn"
+            fit = "learned" if self.network.learns_variance else "small or large"
+            raise ValueError(f"variance is {self.variance}, but the network {does} its variance; choose {fit}")
+        plain = (self.prediction, self.reduction, self.target, self.weighting)
+        if self.variance == "learned" and plain != ("eps", "mean", "data", "flat"):
+            raise ValueError(
+                "variance is learned, which the hybrid loss trains beside eps alone; leave prediction, reduction, "
+                "target and weighting out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -138,7 +171,9 @@ class DiffusionRecipe(Recipe):
     @model_validator(mode="after")
     def _exact_needs_a_known_world(self) -> DiffusionRecipe:
         d = self.data
-        if self.target == "exact" and (d.source, d.size, d.dequantization) != ("shapes", 32, None):
+        if self.target == "exact" and (d.source, d.size, d.dequantization, self.autoencoder) != (
+            "shapes", 32, None, None,
+        ):  # fmt: skip
             added = f" with {d.dequantization} noise" if d.dequantization else ""
             raise ValueError(
                 f"target is exact, but data is {d.source} at {d.size} pixels{added}: the exact mean is known "
@@ -169,13 +204,47 @@ class FeaturesRecipe(Recipe):
         return self
 
 
-_KINDS: dict[str, type[DiffusionRecipe] | type[FeaturesRecipe]] = {
+class AutoencoderRecipe(Recipe):
+    """A KL autoencoder: squared error of the reconstruction, averaged over pixels, plus kl_weight times the KL
+    divergence of the posterior from N(0, 1), averaged over latents."""
+
+    kind: Literal["autoencoder"] = "autoencoder"
+    network: AutoencoderConfig = AutoencoderConfig()
+    kl_weight: Annotated[float, Ge(0.0)] = 1e-5
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> AutoencoderRecipe:
+        if (self.network.channels, self.network.image_size) != (3, self.data.size):
+            raise ValueError(
+                f"network takes pictures of {self.network.channels} channels and {self.network.image_size} pixels, but "
+                f"the data have 3 and {self.data.size}; set them alike"
+            )
+        return self
+
+
+AnyRecipe = DiffusionRecipe | FeaturesRecipe | AutoencoderRecipe
+_KINDS: dict[str, type[AnyRecipe]] = {
     "diffusion": DiffusionRecipe,
     "features": FeaturesRecipe,
+    "autoencoder": AutoencoderRecipe,
 }
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | FeaturesRecipe:
+def folder_of(recipe: AnyRecipe) -> Folder:
+    """Where the finished network of a recipe is kept."""
+    folders: dict[str, Folder] = {"diffusion": "models", "features": "features", "autoencoder": "autoencoders"}
+    return folders[recipe.kind]
+
+
+def parse_recipe(fields: Any, where: str) -> AnyRecipe:
+    """The recipe in a mapping, by its `kind`. Raises DifflabError that begins with `where` and names a wrong field."""
+    kind = fields.setdefault("kind", "diffusion") if isinstance(fields, dict) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise DifflabError(f"{where}: kind {kind!r} is not known.{suggest(str(kind), _KINDS)}")
+    return validated(_KINDS[kind], fields, where)
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
     """A recipe from YAML, with `key=value` overrides where a dot goes one level down, as in `optim.lr=1e-4`.
 
     Raises DifflabError naming the file and the field that is wrong.
@@ -191,10 +260,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> DiffusionRecipe | 
     fields = yaml_mapping(text, str(path), "a recipe")
     for override in overrides:
         _apply(fields, override)
-    kind = fields.setdefault("kind", "diffusion")
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise DifflabError(f"{path}: kind {kind!r} is not known.{suggest(str(kind), _KINDS)}")
-    return validated(_KINDS[kind], fields, str(path))
+    return parse_recipe(fields, str(path))
 
 
 def _apply(fields: dict[str, Any], override: str) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from torch import Tensor, nn
 from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.errors import DifflabError
-from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+from difflab.train.config import AnyRecipe, DiffusionRecipe, parse_recipe
 from difflab.train.ema import EMA
 from difflab.train.feed import Feed, step_seed
-from difflab.train.objective import DiffusionObjective, FeaturesObjective, Objective
+from difflab.train.objective import Drawn, Objective, make_objective
 from difflab.train.optim import make_optimizer, set_rate
 
 CHECKPOINT = "checkpoint.pt"
@@ -51,15 +52,18 @@ class Trainer:
         folder: where `checkpoint.pt` lies.
     """
 
-    def __init__(self, recipe: DiffusionRecipe | FeaturesRecipe, dataset: Dataset, folder: Path) -> None:
+    def __init__(self, recipe: AnyRecipe, dataset: Dataset, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
         self.accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
         _warn_if_emulated(recipe.precision, self.accelerator.device)
         world = self.accelerator.num_processes
-        if recipe.batch % world:
-            raise DifflabError(f"batch is {recipe.batch}, but must be a multiple of the {world} devices.")
+        if recipe.batch % (world * recipe.accumulate):
+            raise DifflabError(
+                f"batch is {recipe.batch}, but must be a multiple of accumulate times the {world} devices, "
+                f"{world * recipe.accumulate}."
+            )
         torch.manual_seed(recipe.seed)
-        self.objective: Objective = _objective(recipe)
+        self.objective: Objective = make_objective(recipe)
         network = self.objective.build()
         self.bare = network
         self.ema = EMA(network, recipe.ema_rate) if isinstance(recipe, DiffusionRecipe) else None
@@ -83,13 +87,20 @@ class Trainer:
             torch.manual_seed(seed)  # for dropout
             batch = self.feed.at(self.step)
             generator = torch.Generator().manual_seed(seed)
-            loss = self.objective.loss(self.network, batch, generator, self.accelerator.device)
-            norm = optimise(self.network, loss, self.optimizer, r.optim.grad_clip, self.accelerator)
+            drawn = self.objective.draw(batch, generator, self.accelerator.device)
+            loss, norm = optimise(
+                self.network, self._losses(drawn), self.optimizer, r.optim.grad_clip, self.accelerator, r.accumulate
+            )
             if self.ema is not None:
                 self.ema.update(self.bare)
             self.step += 1
             self.seconds = self.seconds_before + time.perf_counter() - began
-            yield Progress(self.step, loss.detach(), norm, lr, self.seconds)
+            yield Progress(self.step, loss, norm, lr, self.seconds)
+
+    def _losses(self, drawn: Drawn) -> Iterator[Tensor]:
+        """The loss of each part of a batch, computed when it is asked for."""
+        for part in zip(*(value.chunk(self.recipe.accumulate) for value in drawn), strict=True):
+            yield self.objective.loss(self.network, part)
 
     def save(self) -> None:
         """Write the whole state to `checkpoint.pt`, whole or not at all."""
@@ -143,19 +154,29 @@ def read_training_state(path: Path) -> dict[str, Any]:
 
 def optimise(
     network: nn.Module,
-    loss: Tensor,
+    losses: Iterable[Tensor],
     optimizer: torch.optim.Optimizer,
     grad_clip: float | None,
     accelerator: Accelerator | None = None,
-) -> Tensor:
-    """One optimiser step: zero, backward, clip the global norm, step. Returns the norm before clipping."""
+    parts: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """One optimiser step on the mean of the losses of `parts` equal parts: zero, backward, clip the global norm, step.
+
+    Returns that mean, and the norm before clipping.
+    """
     optimizer.zero_grad(set_to_none=True)
-    accelerator.backward(loss) if accelerator else loss.backward()
+    seen = []
+    for number, loss in enumerate(losses, start=1):
+        # Only the last part's backward pass should exchange gradients between devices.
+        alone = accelerator.no_sync(network) if accelerator and number < parts else nullcontext()
+        with alone:
+            accelerator.backward(loss / parts) if accelerator else (loss / parts).backward()
+        seen.append(loss.detach())
     if accelerator:
         accelerator.unscale_gradients()
     norm = nn.utils.clip_grad_norm_(network.parameters(), grad_clip if grad_clip is not None else float("inf"))
     optimizer.step()
-    return norm
+    return torch.stack(seen).mean(), norm
 
 
 def _warn_if_emulated(precision: str, device: torch.device) -> None:
@@ -168,17 +189,11 @@ def _warn_if_emulated(precision: str, device: torch.device) -> None:
         )
 
 
-def _objective(recipe: DiffusionRecipe | FeaturesRecipe) -> Objective:
-    return DiffusionObjective(recipe) if isinstance(recipe, DiffusionRecipe) else FeaturesObjective(recipe)
-
-
 def _recipe_in(state: Any, path: Path) -> dict[str, Any]:
     """The recipe that a training's state holds, as its fields; DifflabError for a file that is none of ours."""
     try:
-        fields = json.loads(state["recipe"])
         state["step"], state["seconds"], state["network"], state["optimizer"], state["ema"]
-        kind = FeaturesRecipe if fields["kind"] == "features" else DiffusionRecipe
-        return kind.model_validate(fields).model_dump()
+        return parse_recipe(json.loads(state["recipe"]), str(path)).model_dump()
     except (KeyError, TypeError, ValueError) as error:
         raise DifflabError(
             f"{path}: not the state of a training by difflab, or of another version; choose another --out."

@@ -9,49 +9,114 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difflab.core.loss import antithetic_timesteps, diffusion_loss
+from difflab.core.loss import antithetic_timesteps, diffusion_loss, hybrid_terms
+from difflab.core.posterior import Posteriors
 from difflab.data.dataset import Dataset
 from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, sample_scenes
 from difflab.data.transforms import Pixels, scale_unit
 from difflab.errors import DifflabError, suggest
+from difflab.nets.autoencoder import KLAutoencoder
+from difflab.nets.dit import DiT
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
-from difflab.train.config import DiffusionRecipe, FeaturesRecipe
+from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import Batch
 from difflab.train.shapes_denoiser import ShapesDenoiser
+from difflab.train.start import begin_with
+from difflab.zoo.autoencoder import Autoencoder, open_autoencoder
 from difflab.zoo.codec import encode
 from difflab.zoo.families import FAMILIES
 
+Drawn = tuple[Tensor, ...]  # everything a loss needs of a batch, each (B, ..)
+
 
 class Objective(Protocol):
-    """Builds its network and gives the loss of a batch."""
+    """Builds its network, draws what a step needs, and gives the loss of any part of that.
+
+    Drawing comes first and for the whole batch, so that the numbers do not depend on the parts it is taken in.
+    """
 
     def build(self) -> nn.Module: ...
 
-    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor: ...
+    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn: ...
+
+    def loss(self, network: nn.Module, drawn: Drawn) -> Tensor: ...
 
 
 class DiffusionObjective:
-    """The error of the predicted noise, x0 or v; see `core.loss`."""
+    """The error of the predicted noise, x0 or v; where the variance is learned, beside it the bound's term."""
 
     def __init__(self, recipe: DiffusionRecipe) -> None:
         self.recipe = recipe
         self.schedule = recipe.schedule.build()
+        self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
         self.denoiser = ShapesDenoiser() if recipe.target == "exact" else None
+        self.autoencoder: Autoencoder | None = None
 
     def build(self) -> nn.Module:
-        """The network with its initial weights."""
-        return FAMILIES[self.recipe.family].build(self.recipe.network)
+        """The network with its initial weights, or those of the model that it starts from."""
+        network = FAMILIES[self.recipe.family].build(self.recipe.network)
+        if self.recipe.start is not None:
+            begin_with(network, self.recipe.network, self.recipe.start)
+        if isinstance(network, DiT):
+            network.checkpointing = self.recipe.checkpointing
+        return network
 
-    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Loss of a batch, with all randomness from `generator`."""
-        x0 = _model_space(batch.pictures, self.recipe.data.dequantization, generator)
+    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+        """Data in model space, timesteps and noise; for a network that is told classes, these, some of them hidden."""
+        x0 = self._model_space(batch, generator, device)
         draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
         t = draw(len(x0), self.schedule.timesteps, generator).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        r, denoiser = self.recipe, self.denoiser.to(device) if self.denoiser else None
-        return diffusion_loss(
-            network, x0.to(device), t, eps, self.schedule, r.prediction, r.reduction, r.weighting, denoiser
+        if self.recipe.network.classes is None:
+            return x0, t, eps
+        return x0, t, eps, self._labels(batch, generator).to(device)
+
+    def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
+        """Mean loss of what was drawn."""
+        x0, t, eps, *told = drawn
+
+        def answer(x: Tensor, t: Tensor) -> Tensor:
+            return network(x, t, *told)
+
+        if self.posteriors is not None:
+            error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors)
+            return (error + bound).mean()
+        r, denoiser = self.recipe, self.denoiser.to(x0.device) if self.denoiser else None
+        return diffusion_loss(answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, denoiser)
+
+    def opened_autoencoder(self, device: torch.device) -> Autoencoder | None:
+        """The autoencoder of a latent model, opened once. Raises DifflabError if its latents do not fit the network."""
+        if self.recipe.autoencoder is not None and self.autoencoder is None:
+            self.autoencoder = open_autoencoder(self.recipe.autoencoder, device)
+            factor, side = self.autoencoder.factor, self.recipe.data.size
+            found, due = self.recipe.network.sample_shape, (self.autoencoder.channels, side // factor, side // factor)
+            if found != due or side % factor:
+                raise DifflabError(
+                    f"{self.recipe.name}: the network takes {found}, but pictures of {side} pixels have latents {due} "
+                    f"in {self.recipe.autoencoder}; set network.input_size, in_channels and data.size to fit."
+                )
+        return self.autoencoder
+
+    def _model_space(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
+        autoencoder = self.opened_autoencoder(device)
+        if autoencoder is None:
+            return _pixels(batch.pictures, self.recipe.data.dequantization, generator).to(device)
+        posterior = autoencoder.encode(encode(batch.pictures).to(device))
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        return posterior.sample(noise.to(device)) * autoencoder.scale
+
+    def _labels(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """Class numbers (B,); with one class all are 0. Hidden ones are the null class (Ho and Salimans 2022)."""
+        network = self.recipe.network
+        y = (
+            torch.zeros(len(batch.labels), dtype=torch.int64)
+            if network.classes == 1
+            else torch.from_numpy(batch.labels)
         )
+        if network.null_class is None:
+            return y
+        hidden = torch.rand(len(y), generator=generator) < network.hidden_share
+        return torch.where(hidden, network.null_class, y)
 
 
 class FeaturesObjective:
@@ -64,16 +129,21 @@ class FeaturesObjective:
         """The network with its initial weights."""
         return SmallFeatures(SmallFeaturesConfig(self.recipe.width, self.recipe.dim, dict(self.recipe.heads)))
 
-    def loss(self, network: nn.Module, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
-        """Loss of a batch, with all randomness from `generator`."""
+    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+        """Pictures with noise, and the right answer of each head."""
         x = encode(batch.pictures)
         share = torch.rand(len(x), 1, 1, 1, generator=generator) * self.recipe.noise
-        x = torch.lerp(x, torch.randn(x.shape, generator=generator), share).to(device)
-        logits = network(x)
+        x = torch.lerp(x, torch.randn(x.shape, generator=generator), share)
         targets = self._targets(batch)
+        return tuple(part.to(device) for part in (x, *(targets[head] for head in self.recipe.heads)))
+
+    def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
+        """Mean loss of what was drawn."""
+        x, *targets = drawn
+        logits = network(x)
         losses = [
-            F.cross_entropy(logits[head].float(), targets[head].to(device), ignore_index=-1)
-            for head in self.recipe.heads
+            F.cross_entropy(logits[head].float(), target, ignore_index=-1)
+            for head, target in zip(self.recipe.heads, targets, strict=True)
         ]
         return torch.stack(losses).sum()
 
@@ -81,6 +151,38 @@ class FeaturesObjective:
         if self.recipe.data.source == "shapes":
             return scene_targets(self.recipe.data.seed, batch.indices)
         return {head: torch.from_numpy(batch.labels) for head in self.recipe.heads}
+
+
+class AutoencoderObjective:
+    """Squared error of the reconstruction and the KL divergence; see `AutoencoderRecipe`."""
+
+    def __init__(self, recipe: AutoencoderRecipe) -> None:
+        self.recipe = recipe
+
+    def build(self) -> nn.Module:
+        """The network with its initial weights."""
+        return KLAutoencoder(**self.recipe.network.model_dump())
+
+    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+        """Pictures, and the noise of their latents."""
+        x = encode(batch.pictures).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn((len(x), *self.recipe.network.latent_shape), generator=generator)
+        return x.to(device), noise.to(device)
+
+    def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
+        """Mean loss of what was drawn."""
+        x, noise = drawn
+        reconstruction, posterior = network(x, noise)
+        return F.mse_loss(reconstruction.float(), x) + self.recipe.kl_weight * posterior.kl().mean()
+
+
+def make_objective(recipe: AnyRecipe) -> Objective:
+    """The objective of a recipe."""
+    if isinstance(recipe, DiffusionRecipe):
+        return DiffusionObjective(recipe)
+    if isinstance(recipe, AutoencoderRecipe):
+        return AutoencoderObjective(recipe)
+    return FeaturesObjective(recipe)
 
 
 _SHAPE_HEADS = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "place": len(ROWS) * len(COLUMNS)}
@@ -107,6 +209,18 @@ def check_heads(recipe: FeaturesRecipe, dataset: Dataset) -> None:
             )
 
 
+def check_classes(recipe: DiffusionRecipe, dataset: Dataset) -> None:
+    """Raise DifflabError unless the labels of `dataset` are classes that the network of `recipe` is told apart by."""
+    told = recipe.network.classes
+    if told is None or told == 1:  # one class is no class
+        return
+    if (found := _count_classes(dataset)) > told:
+        raise DifflabError(
+            f"{recipe.name}: the data have {found} classes, but the network is told {told} apart; set "
+            f"network.num_classes to {found}."
+        )
+
+
 def _count_classes(dataset: Dataset) -> int:
     if dataset.classes is not None:
         return len(dataset.classes)
@@ -129,7 +243,7 @@ def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in targets.items()}
 
 
-def _model_space(
+def _pixels(
     pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, generator: torch.Generator
 ) -> Tensor:
     """Pixels (B, H, W, C) uint8 -> (B, C, H, W) float32 in [-1, 1], each grey level spread if asked for."""

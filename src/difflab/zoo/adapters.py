@@ -1,26 +1,27 @@
-"""Checkpoints of the official DDIM code: told apart by what they hold, and turned into a plain state dict.
+"""Checkpoints as the official codes write them: told apart by what they hold, and turned into a plain state dict.
 
-Two forms: the trainer's file, a list [model, optimizer, epoch, step, EMA] of which the last exists only if averaging
-was on; and a plain state dict, as the weights converted from TensorFlow come in. Our network has the official names, so
-nothing is renamed but the prefix `module.` of a DataParallel model.
+Of the DDIM code there are two forms: the trainer's file, a list [model, optimizer, epoch, step, EMA] of which the last
+exists only if averaging was on; and a plain state dict, as the weights converted from TensorFlow come in. Our network
+has the official names, so nothing is renamed but the prefix `module.` of a DataParallel model. Those of DiT are read in
+`dit_files`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from difflab.errors import DifflabError
-
-State = dict[str, Tensor]
+from difflab.zoo.autoencoder import codec_of
+from difflab.zoo.contents import Contents, State, copied
+from difflab.zoo.dit_files import MARK, is_container, read_dit
+from difflab.zoo.safe import is_state
 
 _FOREIGN = {
-    "x_embedder.proj.weight": "a DiT",
     "input_blocks.0.0.weight": "a guided-diffusion (ADM) U-Net",
     "model.diffusion_model.input_blocks.0.0.weight": "a latent-diffusion model",
     "denoise_fn.init_conv.weight": "a lucidrains video U-Net",
@@ -29,30 +30,28 @@ _FOREIGN = {
 _PREFIX = "module."
 
 
-@dataclass(frozen=True)
-class Contents:
-    """What a file tells of a model: weights by our names, arguments of the network, other fields of the card."""
+def read_official(value: Any, path: Path, told: Mapping[str, Any] | None = None, averaged: bool = True) -> Contents:
+    """The model in `value`, which was read from `path`.
 
-    state: State
-    network: dict[str, Any] = field(default_factory=dict)
-    card: dict[str, Any] = field(default_factory=dict)
+    Args:
+        told: fields of the network's configuration that the user gave.
+        averaged: whether averaged weights, where the file has them, are taken.
 
-
-def read_official(value: Any, path: Path, ema: bool = True) -> Contents:
-    """The DDIM U-Net in `value`, which was read from `path`.
-
-    `ema`: whether averaged weights, where the file has them, replace the others: the official config's model.ema.
-    Raises DifflabError that says what the value is, if it is anything else.
+    Raises DifflabError that says what the value is, if it is no model of a known family.
     """
-    if isinstance(value, list):
-        return _trainer(value, path, ema)
-    if is_state(value):
-        state = _unprefixed(value)
-        _check_family(state, path)
-        return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
     if isinstance(value, Mapping) and {"recipe", "network", "ema"} <= value.keys() and is_state(value["ema"]):
         return _own_training(value, path)
-    raise DifflabError(f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net.")
+    if is_container(value) or (is_state(value) and MARK in value):
+        return read_dit(value, path, told or {}, averaged)
+    if isinstance(value, list):
+        return _trainer(value, path, averaged)
+    if is_state(value):
+        state = _unprefixed(value)
+        if MARK in state:
+            return read_dit(state, path, told or {}, averaged)
+        _check_family(state, path)
+        return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
+    raise DifflabError(f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net or of DiT.")
 
 
 def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
@@ -65,6 +64,7 @@ def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
     _check_family(state, path)
     if ema and len(value) == 5:
         state, weights = _averaged(state, value[4], path), "ema"
+    state = copied(state)
     source = f"an official trainer file of {len(value)} entries"
     return Contents(
         state, card={"weights": weights, "source": source, "training": {"epoch": value[2], "step": value[3]}}
@@ -76,10 +76,13 @@ def _own_training(value: Mapping[str, Any], path: Path) -> Contents:
     try:
         recipe = json.loads(value["recipe"])
         card = {name: recipe[name] for name in ("name", "family", "schedule", "prediction", "variance")}
+        autoencoder = recipe.get("autoencoder")
         network = recipe["network"]
     except (TypeError, KeyError, json.JSONDecodeError) as error:
         raise DifflabError(f"{path}: this training checkpoint has no readable recipe; make it again.") from error
-    state = {**value["network"], **value["ema"]}
+    state = copied({**value["network"], **value["ema"]})
+    if autoencoder is not None:
+        card["codec"] = codec_of(autoencoder).model_dump()
     done = {"weights": "ema", "source": "a training of difflab", "training": {"step": value["step"]}}
     return Contents(state, network, {**card, **done})
 
@@ -102,17 +105,12 @@ def _unprefixed(state: Mapping[str, Tensor]) -> State:
     return dict(state)
 
 
-def is_state(value: Any) -> bool:
-    """Whether `value` maps names to tensors and to nothing else."""
-    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
-
-
 def _check_family(state: State, path: Path) -> None:
     if "conv_in.weight" in state and "temb.dense.0.weight" in state:
         return
     if what := _foreign(state):
         raise DifflabError(
-            f"{path}: these are the weights of {what}, a family that is not supported yet; give a DDIM U-Net."
+            f"{path}: these are the weights of {what}, a family that is not supported yet; give a DDIM U-Net or a DiT."
         )
     if any(name.startswith("down_blocks.") for name in state):
         raise DifflabError(
@@ -131,8 +129,6 @@ def _described(value: Any) -> str:
     """What a value that is no checkpoint of ours seems to be."""
     if not isinstance(value, Mapping):
         return f"an object of type {type(value).__name__}"
-    if {"model", "ema", "args"} <= value.keys():
-        return "a DiT trainer's file (model, ema, args), a family that is not supported yet"
     if {"step", "model", "ema"} <= value.keys():
         return "a lucidrains trainer's file (step, model, ema), a family that is not supported yet"
     inner = next((v for v in value.values() if is_state(v)), None)

@@ -9,10 +9,12 @@ import torch
 
 from difflab.errors import DifflabError, suggest
 from difflab.files import writing
-from difflab.zoo.adapters import State
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import plain_tensors, save_checkpoint
-from difflab.zoo.diffusers_unet import write_diffusers
+from difflab.zoo.contents import State
+from difflab.zoo.diffusers_dit import write_diffusers_dit
+from difflab.zoo.diffusers_unet import write_diffusers_unet
+from difflab.zoo.families import DiTConfig, UNet2DConfig
 from difflab.zoo.load import load
 
 Format = Literal["difflab", "diffusers", "official"]
@@ -39,19 +41,23 @@ def convert(source: str | Path, dest: str | Path, to: Format, **told: Any) -> Pa
     if to == "difflab":
         save_checkpoint(dest, card, state)
     elif to == "diffusers":
-        write_diffusers(dest, card, state)
+        (write_diffusers_dit if isinstance(card.network, DiTConfig) else write_diffusers_unet)(dest, card, state)
     else:
         _write_official(dest, card, state)
     return dest
 
 
 def _write_official(dest: Path, card: Card, state: State) -> None:
-    network = card.network
-    if (network.patch, network.groups, card.prediction) != (1, 32, "eps"):
-        found = f"patch {network.patch}, groups {network.groups} and predicts {card.prediction}"
+    found = known = ""
+    if isinstance(card.network, UNet2DConfig):
+        found = f"patch {card.network.patch}, groups {card.network.groups} and predicts {card.prediction}"
+        known = "patch 1, groups 32 and predicts eps"
+    if isinstance(card.network, DiTConfig):
+        found = f"conditioning {card.network.conditioning} and predicts {card.prediction}"
+        known = "conditioning adaln-zero and predicts eps"
+    if found != known:
         raise DifflabError(
-            f"{card.name}: has {found}, but the official code knows patch 1, groups 32 and eps only; "
-            "convert it to difflab."
+            f"{card.name}: has {found}, but the official code knows {known} only; convert it to difflab."
         )
     with writing(dest) as file:
         torch.save(plain_tensors(state), file)

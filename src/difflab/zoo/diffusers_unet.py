@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,22 @@ from torch import Tensor
 from difflab.errors import DifflabError
 from difflab.files import write_bytes, write_json
 from difflab.validation import validated
-from difflab.zoo.adapters import Contents, State, is_state
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import plain_tensors
+from difflab.zoo.contents import Contents, State
+from difflab.zoo.diffusers_folder import (
+    BETAS,
+    PREDICTIONS,
+    WEIGHTS,
+    json_file,
+    known_value,
+    read_weights,
+    schedule_fields,
+    scheduler_file,
+)
 from difflab.zoo.families import FAMILIES, UNet2DConfig
-from difflab.zoo.safe import read_safetensors, read_torch
 
-_WEIGHTS = "diffusion_pytorch_model"
+CLASS = "UNet2DModel"
 
 # Field -> (the value it must have, the value it has when config.json is silent).
 _FIXED: dict[str, tuple[Any, Any]] = {
@@ -59,8 +69,6 @@ _FREE = {
     "up_block_types",
     "dropout",
 }
-_PREDICTION = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
-_BETAS = {"linear": "linear", "scaled_linear": "quad", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 _VARIANCE = {
     "fixed_small": "small",
     "fixed_small_log": "small",
@@ -87,60 +95,38 @@ _ENDS = {
 }
 
 
-def read_diffusers(folder: Path, told: dict[str, Any]) -> Contents:
-    """The model in `folder`, which holds config.json and the weights itself or in `unet/`.
+def read_diffusers_unet(folder: Path, home: Path, told: Mapping[str, Any]) -> Contents:
+    """The U-Net whose config.json lies in `home`; `folder` is what the user gave.
 
     The scheduler's config, if there is one, tells betas, prediction and variance. `told` are fields of `UNet2DConfig`
     that the user gave; they decide over the folder. Raises DifflabError for a missing or damaged file, and naming any
     field that makes it another network.
     """
-    home = _home(folder)
-    values = _read_json(home / "config.json")
+    values = json_file(home / "config.json")
     network = {**_network_fields(values, told, home / "config.json"), **told}
-    found = {_modern(name): value for name, value in _read_weights(home).items()}
+    found = {_modern(name): value for name, value in read_weights(home).items()}
     state = _from_diffusers(found, validated(UNet2DConfig, network, str(home / "config.json")), home)
-    card = {"source": "a diffusers UNet2DModel folder", **_scheduler_fields(folder, home)}
+    card = {"source": "a diffusers UNet2DModel folder", **schedule_fields(folder, home), **_variance(folder, home)}
     return Contents(state, network, card)
 
 
-def write_diffusers(folder: Path, card: Card, state: State) -> None:
+def write_diffusers_unet(folder: Path, card: Card, state: State) -> None:
     """Write config.json, weights, scheduler_config.json and model_index.json.
 
     `UNet2DModel`, `DDPMScheduler` and `DDPMPipeline` read them with `from_pretrained(folder)`. config.json comes last,
     so that a folder with one is complete. Raises DifflabError for a model that diffusers cannot express.
     """
     config, scheduler = _config_of(card), _scheduler_of(card)
-    depth = len(card.network.ch_mult)
+    depth = len(_unet(card).ch_mult)
     tensors = {_name(name, depth): _as_linear(name, value) for name, value in state.items()}
-    write_bytes(folder / f"{_WEIGHTS}.safetensors", save(plain_tensors(tensors), {"format": "pt"}))
+    write_bytes(folder / f"{WEIGHTS}.safetensors", save(plain_tensors(tensors), {"format": "pt"}))
     write_json(folder / "scheduler_config.json", scheduler)
     parts = {"scheduler": ["diffusers", "DDPMScheduler"], "unet": ["diffusers", "UNet2DModel"]}
     write_json(folder / "model_index.json", {"_class_name": "DDPMPipeline", **parts})
     write_json(folder / "config.json", config)
 
 
-def _home(folder: Path) -> Path:
-    for home in (folder / "unet", folder):
-        if (home / "config.json").is_file():
-            return home
-    raise DifflabError(
-        f"{folder}: a folder without config.json; give a diffusers UNet2DModel folder or a checkpoint file."
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DifflabError(f"{path}: not JSON ({error}); copy or download the file again.") from error
-    if not isinstance(values, dict):
-        raise DifflabError(f"{path}: holds a {type(values).__name__}, but a configuration is a JSON object.")
-    return values
-
-
-def _network_fields(values: dict[str, Any], told: dict[str, Any], path: Path) -> dict[str, Any]:
-    if (kind := values.get("_class_name", "UNet2DModel")) != "UNet2DModel":
-        raise DifflabError(f"{path}: _class_name is {kind}, but only UNet2DModel is supported.")
+def _network_fields(values: dict[str, Any], told: Mapping[str, Any], path: Path) -> dict[str, Any]:
     for field, (needed, default) in _FIXED.items():
         if (found := values.get(field, default)) != needed:
             raise DifflabError(f"{path}: {field} is {json.dumps(found)}, but a DDPM network has {json.dumps(needed)}.")
@@ -185,19 +171,6 @@ def _attention_levels(values: dict[str, Any], path: Path) -> list[int]:
     if up != [kinds[kind] for kind in reversed(down)]:
         raise DifflabError(f"{path}: up_block_types is {up}, but must mirror down_block_types.")
     return [level for level, kind in enumerate(down) if kind == "AttnDownBlock2D"]
-
-
-def _read_weights(home: Path) -> State:
-    if (path := home / f"{_WEIGHTS}.safetensors").is_file():
-        return read_safetensors(path)[0]
-    if (path := home / f"{_WEIGHTS}.bin").is_file():
-        state = read_torch(path)
-        if not is_state(state):
-            raise DifflabError(f"{path}: holds something else than named tensors; copy or download it again.")
-        return state
-    raise DifflabError(
-        f"{home}: neither {_WEIGHTS}.safetensors nor {_WEIGHTS}.bin is there; put one of them beside config.json."
-    )
 
 
 def _from_diffusers(found: State, config: UNet2DConfig, home: Path) -> State:
@@ -245,44 +218,13 @@ def _as_linear(name: str, value: Tensor) -> Tensor:
     return value[:, :, 0, 0] if re.search(r"attn.*\.(q|k|v|proj_out)\.weight$", name) else value
 
 
-def _scheduler_fields(folder: Path, home: Path) -> dict[str, Any]:
-    places = (folder / "scheduler", home.parent / "scheduler", home)
-    path = next((p for place in places if (p := place / "scheduler_config.json").is_file()), None)
-    if path is None:
-        return {}
-    values = _read_json(path)
-    for field, bad in (
-        ("trained_betas", values.get("trained_betas")),
-        ("rescale_betas_zero_snr", values.get("rescale_betas_zero_snr")),
-    ):
-        if bad:
-            raise DifflabError(f"{path}: {field} is set, which is not supported; give schedule= and remove the field.")
-    if "beta_start" not in values:
-        raise DifflabError(
-            f"{path}: beta_start is missing, so this is no scheduler with betas; only those are supported."
-        )
-    schedule = {
-        "name": _known(values, "beta_schedule", "linear", _BETAS, path),
-        "timesteps": values.get("num_train_timesteps", 1000),
-        "beta_start": values["beta_start"],
-        "beta_end": values.get("beta_end", 0.02),
-    }
-    return {
-        "schedule": schedule,
-        "prediction": _known(values, "prediction_type", "epsilon", _PREDICTION, path),
-        "variance": _known(values, "variance_type", "fixed_small", _VARIANCE, path),
-    }
-
-
-def _known(values: dict[str, Any], field: str, default: str, names: dict[str, str], path: Path) -> str:
-    value = values.get(field, default)
-    if not isinstance(value, str) or value not in names:
-        raise DifflabError(f"{path}: {field} is {json.dumps(value)}, but only {', '.join(names)} are supported.")
-    return names[value]
+def _variance(folder: Path, home: Path) -> dict[str, Any]:
+    path = scheduler_file(folder, home)
+    return {"variance": known_value(json_file(path), "variance_type", "fixed_small", _VARIANCE, path)} if path else {}
 
 
 def _config_of(card: Card) -> dict[str, Any]:
-    network = card.network
+    network = _unet(card)
     for wrong, what in (
         (network.patch != 1, f"patch {network.patch}"),
         (network.groups != 32, f"groups {network.groups}"),
@@ -311,19 +253,24 @@ def _config_of(card: Card) -> dict[str, Any]:
     }
 
 
+def _unet(card: Card) -> UNet2DConfig:
+    assert isinstance(card.network, UNet2DConfig)
+    return card.network
+
+
 def _scheduler_of(card: Card) -> dict[str, Any]:
     schedule = card.schedule
-    if schedule.name not in _BETAS.values():
+    if schedule.name not in BETAS.values():
         raise DifflabError(
             f"{card.name}: diffusers has no schedule {schedule.name}; convert it to difflab or official instead."
         )
     return {
         "_class_name": "DDPMScheduler",
         "num_train_timesteps": schedule.timesteps,
-        "beta_schedule": _reversed(_BETAS)[schedule.name],
+        "beta_schedule": _reversed(BETAS)[schedule.name],
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
-        "prediction_type": _reversed(_PREDICTION)[card.prediction],
+        "prediction_type": _reversed(PREDICTIONS)[card.prediction],
         "variance_type": _reversed(_VARIANCE)[card.variance],
         "clip_sample": True,
     }

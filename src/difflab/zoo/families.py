@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Lt, MultipleOf
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
-from difflab.core.names import BetaName, Spacing
+from difflab.core.names import BetaName, SamplerName, Spacing
 from difflab.core.schedule import Schedule, make_schedule
+from difflab.errors import DifflabError, suggest
 
 Positive = Annotated[int, Gt(0)]
+Rounding = Literal["nearest", "shifted", "floor"]  # see zoo.codec
 
 
-class UNet2DConfig(BaseModel):
-    """Arguments of `nets.unet2d.UNet2D`, by the names of the official configs; the defaults are cifar10.yml's."""
+class NetworkConfig(BaseModel):
+    """Arguments of a family's network, by the names of its official code."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Shape of one sample in model space: (C, H, W)."""
+        raise NotImplementedError
+
+    @property
+    def answers(self) -> int:
+        """Channels of its output."""
+        return 2 * self.sample_shape[0] if self.learns_variance else self.sample_shape[0]
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes it is told apart by; None for a network that is told none."""
+        return None
+
+    @property
+    def null_class(self) -> int | None:
+        """The number that stands for "no class", if the network knows one."""
+        return None
+
+    @property
+    def hidden_share(self) -> float:
+        """How often training hides the class."""
+        return 0.0
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether it answers twice the channels, the second half for the variance."""
+        return False
+
+
+class UNet2DConfig(NetworkConfig):
+    """Arguments of `nets.unet2d.UNet2D`, by the names of the official configs; the defaults are cifar10.yml's."""
 
     image_size: Positive = 32
     in_channels: Positive = 3
@@ -45,9 +81,80 @@ class UNet2DConfig(BaseModel):
         return self
 
     @property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape of one sample in model space: (C, H, W)."""
+    def sample_shape(self) -> tuple[int, int, int]:
         return (self.in_channels, self.image_size, self.image_size)
+
+    @property
+    def answers(self) -> int:
+        return self.out_ch
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.out_ch == 2 * self.in_channels
+
+
+class DiTConfig(NetworkConfig):
+    """Arguments of `nets.dit.DiT`; the defaults are DiT-XL/2's at 256 pixels."""
+
+    input_size: Positive = 32
+    patch_size: Positive = 2
+    in_channels: Positive = 4
+    hidden_size: Annotated[int, Gt(0), MultipleOf(4)] = 1152
+    depth: Positive = 28
+    num_heads: Positive = 16
+    mlp_ratio: Annotated[float, Gt(0.0)] = 4.0
+    class_dropout_prob: Annotated[float, Ge(0.0), Lt(1.0)] = 0.1
+    num_classes: Positive = 1000
+    learn_sigma: bool = True
+    conditioning: Literal["adaln-zero", "adaln", "cross-attention", "in-context"] = "adaln-zero"
+    numerics: Literal["official", "diffusers"] = "official"
+
+    @model_validator(mode="after")
+    def _fits(self) -> DiTConfig:
+        if self.input_size % self.patch_size:
+            raise ValueError(
+                f"input_size is {self.input_size}, but must be a multiple of patch_size, {self.patch_size}"
+            )
+        if self.hidden_size % self.num_heads:
+            raise ValueError(
+                f"hidden_size is {self.hidden_size}, but {self.num_heads} heads need a multiple of {self.num_heads}"
+            )
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        return (self.in_channels, self.input_size, self.input_size)
+
+    @property
+    def classes(self) -> int | None:
+        return self.num_classes
+
+    @property
+    def null_class(self) -> int | None:
+        return self.num_classes if self.class_dropout_prob > 0 else None
+
+    @property
+    def hidden_share(self) -> float:
+        return self.class_dropout_prob
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.learn_sigma
+
+
+# Depth, width and heads of the published sizes; DiT-XL/2 is XL with patches of 2.
+_DIT_SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
+_DIT_PATCHES = (2, 4, 8)
+DIT_NAMES = tuple(f"DiT-{size}/{patch}" for size in reversed(_DIT_SIZES) for patch in _DIT_PATCHES)
+
+
+def dit_size(name: str) -> dict[str, int]:
+    """Fields of `DiTConfig` for a published size such as `DiT-XL/2`. Raises DifflabError for another name."""
+    if name not in DIT_NAMES:
+        raise DifflabError(f"{name}: not a published size of DiT.{suggest(name, DIT_NAMES)}")
+    size, patch = name.removeprefix("DiT-").split("/")
+    depth, width, heads = _DIT_SIZES[size]
+    return {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": int(patch)}
 
 
 class ScheduleConfig(BaseModel):
@@ -77,15 +184,17 @@ class ScheduleConfig(BaseModel):
 class Family:
     """What all models of a family share.
 
-    config: the pydantic class of its network's arguments; build: config -> network; spacing: the default grid;
-    bounded: whether samples live in [-1, 1], so that x0 may be clamped there.
+    config: the pydantic class of its network's arguments; build: config -> network; spacing, sampler, steps,
+    rounding: what its official sampling script does.
     """
 
     name: str
-    config: type[UNet2DConfig]
-    build: Callable[[UNet2DConfig], nn.Module]
+    config: type[NetworkConfig]
+    build: Callable[[Any], nn.Module]
     spacing: Spacing
-    bounded: bool
+    sampler: SamplerName
+    steps: int
+    rounding: Rounding
 
 
 def _unet2d(config: UNet2DConfig) -> nn.Module:
@@ -94,7 +203,27 @@ def _unet2d(config: UNet2DConfig) -> nn.Module:
     return UNet2D(**config.model_dump())
 
 
-FAMILIES: dict[str, Family] = {
-    "unet2d": Family("unet2d", UNet2DConfig, _unet2d, spacing="uniform", bounded=True),
+def _dit(config: DiTConfig) -> nn.Module:
+    from difflab.nets.dit import DiT
+
+    return DiT(**config.model_dump())
+
+
+FamilyName = Literal["unet2d", "dit"]
+FAMILIES: dict[FamilyName, Family] = {
+    "unet2d": Family("unet2d", UNet2DConfig, _unet2d, "uniform", "ddim", 50, "nearest"),
+    "dit": Family("dit", DiTConfig, _dit, "respaced", "ddpm", 250, "shifted"),
 }
-FamilyName = Literal["unet2d"]
+
+
+def network_config(family: FamilyName, fields: Any) -> NetworkConfig:
+    """The arguments of a network of `family`, which may be checked already.
+
+    Raises ValueError for a field that the family does not have, and ValidationError for a value that is wrong.
+    """
+    if isinstance(fields, NetworkConfig):
+        return fields
+    known = FAMILIES[family].config
+    if isinstance(fields, Mapping) and (odd := [name for name in fields if name not in known.model_fields]):
+        raise ValueError(f"has no field {odd[0]!r} in the family {family}.{suggest(odd[0], known.model_fields)}")
+    return known.model_validate(fields)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from difflab.core.prediction import Prediction
 from difflab.errors import DifflabError, suggest
 from difflab.validation import validated
-from difflab.zoo.adapters import Contents, State, read_official
+from difflab.zoo.adapters import read_official
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import KEY, parse_card
-from difflab.zoo.diffusers_unet import read_diffusers
-from difflab.zoo.families import FamilyName, ScheduleConfig, UNet2DConfig
+from difflab.zoo.contents import Contents, State
+from difflab.zoo.diffusers_dit import CLASSES as DIT
+from difflab.zoo.diffusers_dit import read_diffusers_dit
+from difflab.zoo.diffusers_folder import home_of, json_file
+from difflab.zoo.diffusers_unet import CLASS as UNET
+from difflab.zoo.diffusers_unet import read_diffusers_unet
+from difflab.zoo.families import FAMILIES, FamilyName, NetworkConfig, ScheduleConfig, dit_size
 from difflab.zoo.fetch import verify
 from difflab.zoo.infer import network_fields, official_match
 from difflab.zoo.model import Model, build_model
@@ -24,7 +29,7 @@ from difflab.zoo.official import OfficialConfig, read_config
 from difflab.zoo.registry import Entry, find, known_names
 from difflab.zoo.safe import is_safetensors, read_safetensors, read_torch
 
-Config = str | Path | Mapping[str, Any] | UNet2DConfig | OfficialConfig
+Config = str | Path | Mapping[str, Any] | NetworkConfig | OfficialConfig
 ScheduleLike = str | Mapping[str, Any] | ScheduleConfig
 
 
@@ -35,6 +40,8 @@ def load(
     config: Config | None = None,
     prediction: Prediction | None = None,
     schedule: ScheduleLike | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    vae: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Model:
     """A model from a name of the zoo, a checkpoint file, or a diffusers folder; nothing in it is executed.
@@ -43,18 +50,23 @@ def load(
 
     Args:
         source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a training; an official
-            trainer file or state dict; a folder of diffusers' UNet2DModel. A zoo name goes before a file of that name;
-            for the file write `./name`.
+            trainer file or state dict, of DDIM or DiT; a folder of diffusers' UNet2DModel or of its DiT. A zoo name goes
+            before a file of that name; for the file write `./name`.
         family: a name in `FAMILIES`.
-        config: an official configuration by name, path or content; a `UNet2DConfig`; or single fields of one as a dict.
+        config: an official DDIM configuration by name, path or content; a size of DiT such as `DiT-B/4`; a configuration
+            of the family's; or single fields of one as a dict.
         prediction: what the output is read as: eps, x0 or v.
         schedule: a schedule by name, or fields of `ScheduleConfig`; those not given stay as they are.
+        weights: which of a trainer's file: averaged where it has such, or raw.
+        vae: another autoencoder for a latent model, see `zoo.autoencoder.open_autoencoder`.
         device: where the network is to be.
 
     Raises DifflabError, in one sentence, for everything that is wrong with the file or the settings.
     """
     place = _device(device)
-    card, state = read_model(source, family=family, config=config, prediction=prediction, schedule=schedule)
+    card, state = read_model(
+        source, family=family, config=config, prediction=prediction, schedule=schedule, weights=weights, vae=vae
+    )
     return build_model(card, state, place, str(source))
 
 
@@ -65,11 +77,13 @@ def read_model(
     config: Config | None = None,
     prediction: Prediction | None = None,
     schedule: ScheduleLike | None = None,
+    weights: Literal["ema", "raw"] = "ema",
+    vae: str | None = None,
 ) -> tuple[Card, State]:
     """Card and weights of `source`, as `load` takes it, before a network is built."""
     told = _told(config)
     path, entry = _locate(source)
-    contents = _read(path, told)
+    contents = _read(path, told, averaged=told.ema and weights == "ema")
     fields: dict[str, Any] = {"name": entry.name if entry else path.resolve().stem, **contents.card}
     if entry and entry.kind == "official":
         fields |= {"weights": entry.weights, "source": f"the official file {entry.name}"}
@@ -77,6 +91,8 @@ def read_model(
     fields |= {key: value for key, value in (("family", family), ("prediction", prediction)) if value is not None}
     if schedule is not None:
         fields["schedule"] = _scheduled(fields.get("schedule", {}), schedule)
+    if vae is not None:
+        fields["codec"] = _with_vae(fields.get("codec"), vae, str(source))
     return validated(Card, fields, str(source)), contents.state
 
 
@@ -92,28 +108,21 @@ class _Told:
 def _told(config: Config | None) -> _Told:
     if config is None:
         return _Told()
-    if isinstance(config, UNet2DConfig):
-        return _Told({"network": config})
+    if isinstance(config, NetworkConfig):
+        return _Told(network=config.model_dump())
     if isinstance(config, Mapping) and "model" not in config:
-        return _Told(network=_single_fields(config))
+        return _Told(network=dict(config))
+    if str(config).startswith("DiT-"):
+        return _Told(network=dict(dit_size(str(config))))
     if isinstance(config, Mapping):
         config = validated(OfficialConfig, config, "config")
     official = config if isinstance(config, OfficialConfig) else read_config(config)
     return _Told(official.card_fields(), ema=official.model.ema)
 
 
-def _single_fields(config: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in config.items():
-        if name not in UNet2DConfig.model_fields:
-            raise DifflabError(f"config: the field {name} is not known.{suggest(name, UNet2DConfig.model_fields)}")
-        if name in ("image_size", "patch") and (not isinstance(value, int) or value < 1):
-            raise DifflabError(f"config: {name} is {value!r}, but must be a positive number.")
-    return dict(config)
-
-
 def _locate(source: str | Path) -> tuple[Path, Entry | None]:
     entry = find(source) if isinstance(source, str) else None
-    if entry and entry.kind != "features":
+    if entry and entry.kind not in ("features", "autoencoder"):
         path = entry.require()
         verify(entry, path)
         return path, entry
@@ -125,37 +134,66 @@ def _locate(source: str | Path) -> tuple[Path, Entry | None]:
     )
 
 
-def _read(path: Path, told: _Told) -> Contents:
+def _read(path: Path, told: _Told, averaged: bool) -> Contents:
     if path.is_dir():
-        return read_diffusers(path, told.network)
+        return _read_folder(path, told)
     if not is_safetensors(path):
-        return read_official(read_torch(path), path, told.ema)
+        return read_official(read_torch(path), path, told.network, averaged)
     state, metadata = read_safetensors(path)
     if KEY not in metadata:
-        return read_official(state, path)
+        return read_official(state, path, told.network, averaged)
     card = parse_card(metadata[KEY], path).model_dump()
     return Contents(state, card.pop("network"), card)
 
 
+def _read_folder(path: Path, told: _Told) -> Contents:
+    home = home_of(path)
+    name = json_file(home / "config.json").get("_class_name", UNET)
+    if name in DIT:
+        return read_diffusers_dit(path, home, told.network)
+    if name == UNET:
+        return read_diffusers_unet(path, home, told.network)
+    raise DifflabError(
+        f"{home / 'config.json'}: _class_name is {name}, but only {', '.join((UNET, *DIT))} are supported."
+    )
+
+
 def _configured(contents: Contents, told: _Told, entry: Entry | None, where: str) -> dict[str, Any]:
     """Fields of the card that follow from the configuration: told, in the file, of the zoo, or read off the shapes."""
+    family = contents.card.get("family", "unet2d")
+    for name in told.network:
+        if name not in (known := FAMILIES[family].config.model_fields):
+            raise DifflabError(f"config: the field {name} is not known.{suggest(name, known)}")
+    if contents.network:
+        return _with_network({}, family, {**contents.network, **told.network}, where)
     if told.card:
         return told.card
-    if contents.network:
-        return _with_network({}, {**contents.network, **told.network}, where)
+    return _configured_unet(contents, told, entry, where)
+
+
+def _configured_unet(contents: Contents, told: _Told, entry: Entry | None, where: str) -> dict[str, Any]:
+    for name in {"image_size", "patch"} & told.network.keys():
+        if not isinstance(value := told.network[name], int) or value < 1:
+            raise DifflabError(f"config: {name} is {value!r}, but must be a positive number.")
     if "image_size" in told.network:
-        return _with_network({}, network_fields(contents.state, told.network, where), where)
+        return _with_network({}, "unet2d", network_fields(contents.state, told.network, where), where)
     if entry and entry.config:
         official, guess = read_config(entry.config), {}
     else:
         name, official = official_match(contents.state, where)
         guess = {"source": f"{contents.card.get('source', 'a file')}, taken for {name}.yml by its shapes"}
     fields = official.card_fields()
-    return guess | _with_network(fields, {**fields["network"].model_dump(), **told.network}, where)
+    return guess | _with_network(fields, "unet2d", {**fields["network"].model_dump(), **told.network}, where)
 
 
-def _with_network(fields: dict[str, Any], network: dict[str, Any], where: str) -> dict[str, Any]:
-    return {**fields, "network": validated(UNet2DConfig, network, f"{where}, its configuration")}
+def _with_network(fields: dict[str, Any], family: FamilyName, network: dict[str, Any], where: str) -> dict[str, Any]:
+    return {**fields, "network": validated(FAMILIES[family].config, network, f"{where}, its configuration")}
+
+
+def _with_vae(codec: Mapping[str, Any] | None, vae: str, where: str) -> dict[str, Any]:
+    if codec is None:
+        raise DifflabError(f"{where}: is a model of pixels, which has no autoencoder; leave --vae {vae} out.")
+    return {**codec, "vae": vae}
 
 
 def _scheduled(base: ScheduleConfig | dict[str, Any], told: ScheduleLike) -> ScheduleConfig:

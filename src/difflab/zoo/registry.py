@@ -16,7 +16,8 @@ from typing import Literal
 from difflab import files
 from difflab.errors import DifflabError
 
-Kind = Literal["shipped", "official", "trained", "features"]
+Kind = Literal["shipped", "official", "trained", "features", "autoencoder"]
+Folder = Literal["models", "features", "autoencoders"]  # where a finished training goes, below `home()`
 Algorithm = Literal["md5", "sha256"]
 
 _HEIBOX = "https://heibox.uni-heidelberg.de/f/{}/?dl=1"
@@ -135,14 +136,13 @@ def shipped_statistics(key: str) -> Path | None:
 
 def entries() -> dict[str, Entry]:
     """All entries by name with underscores. What ships and what is official cannot be shadowed."""
-    trained = [*_folder(home() / "models", "trained"), *_folder(home() / "features", "features")]
-    shipped = [*_folder(_assets() / "models", "shipped"), *_folder(_assets() / "features", "features")]
+    trained, shipped = _below(home(), "trained"), _below(_assets(), "shipped")
     listed = [*trained, *_official(), _inception(), *shipped]  # the later of two equal names counts
     return {_normal(entry.name): entry for entry in listed}
 
 
-def publish(path: Path) -> Path | None:
-    """Copy a finished .safetensors, with its card, to where its name is looked up; returns the copy.
+def publish(path: Path, folder: Folder) -> Path | None:
+    """Copy a finished .safetensors, and the card beside it, to where its name is looked up; returns the copy.
 
     None, and no copy, when the name belongs to something that ships or is official. Raises DifflabError for a file that
     cannot be read or a place that cannot be written to.
@@ -152,10 +152,9 @@ def publish(path: Path) -> Path | None:
     if known is not None and not trained_before:
         return None
     card = path.with_suffix(".json")
-    folder = home() / ("models" if card.exists() else "features")
     for file in (path, card) if card.exists() else (path,):
-        files.write_bytes(folder / file.name, file.read_bytes())
-    return folder / path.name
+        files.write_bytes(home() / folder / file.name, file.read_bytes())
+    return home() / folder / path.name
 
 
 def list_models() -> list[Row]:
@@ -170,12 +169,17 @@ def list_models() -> list[Row]:
 
 def known_names() -> Sequence[str]:
     """Names of models that `load` understands."""
-    return [entry.name for entry in entries().values() if entry.kind != "features"]
+    return [entry.name for entry in entries().values() if entry.kind not in ("features", "autoencoder")]
 
 
 def known_features() -> Sequence[str]:
     """Names of feature networks."""
     return [entry.name for entry in entries().values() if entry.kind == "features"]
+
+
+def known_autoencoders() -> Sequence[str]:
+    """Names of autoencoders."""
+    return [entry.name for entry in entries().values() if entry.kind == "autoencoder"]
 
 
 def _official() -> list[Entry]:
@@ -200,6 +204,14 @@ def _inception() -> Entry:
         f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}",
         ("sha256", "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
     )
+
+
+def _below(root: Path, models: Kind) -> list[Entry]:
+    return [
+        *_folder(root / "models", models),
+        *_folder(root / "features", "features"),
+        *_folder(root / "autoencoders", "autoencoder"),
+    ]
 
 
 def _folder(folder: Path, kind: Kind) -> list[Entry]:

@@ -8,6 +8,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ _AGAIN = "it is truncated or damaged; copy or download it again."
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote to `path`, tensors on the CPU and mapped from the file where its form allows.
+    """What `torch.save` wrote to `path`, on the CPU: a state dict in memory of its own, other tensors mapped from the
+    file where its form allows, since of a trainer's file only a part is needed.
 
     Only tensors, plain containers, numbers, text and argparse.Namespace are ever made. Raises DifflabError for anything
     else, naming the type found, and for a file that is empty, truncated or of another kind.
@@ -39,18 +41,37 @@ def read_torch(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on protocols of bare pickles; the refusal below says it better
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            value = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            if archive and is_state(value):
+                # Mapped memory is aligned otherwise, which changes last bits; and a copy of it would be a second one.
+                value = torch.load(path, map_location="cpu", weights_only=True)
+            return value
     except Exception as error:  # a damaged stream can make the unpickler raise nearly anything
         raise DifflabError(f"{path}: {_refusal(path, error)}") from error
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises DifflabError for a truncated or damaged one."""
+    """Tensors, in memory of their own, and metadata of a safetensors file.
+
+    Raises DifflabError for a truncated or damaged one.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            names, metadata = list(file.keys()), file.metadata() or {}
+        return {name: _read_tensor(path, name) for name in names}, metadata
     except SafetensorError as error:
         raise DifflabError(f"{path}: this safetensors file cannot be read: {_AGAIN}") from error
+
+
+def _read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor: opened for it alone, so that what is mapped of the file never adds up."""
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor(name).clone()
+
+
+def is_state(value: Any) -> bool:
+    """Whether `value` maps names to tensors and to nothing else."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def is_safetensors(path: Path) -> bool:

@@ -1,0 +1,255 @@
+"""Drawing samples from a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from difflab.core.denoiser import Denoiser, Network, Told
+from difflab.core.guidance import Guidance, Guided
+from difflab.core.names import Course, Spacing
+from difflab.core.noise import GivenNoise, Noise, SeededNoise, seeded_classes
+from difflab.core.sampler import Sampler, Step, final, method, trajectory
+from difflab.core.schedule import Point, path_of, respaced_timesteps, timestep_grid
+from difflab.errors import DifflabError, suggest
+from difflab.zoo.model import Model
+
+Classes = Literal["random", "balanced"] | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How samples are drawn from a model; everything here decides their values.
+
+    sampler: a name in `core.sampler.SAMPLERS`; steps: from noise to data; eta: for `ddim` alone; spacing: None is the
+    family's own; official_grid: the reference code's grid, quirks included; clip: whether x0 is clamped, None is the
+    sampler's own habit. respacing: the timesteps as ADM and DiT write them, such as "10,15,25" or "ddim50", in the
+    place of steps and spacing.
+
+    For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
+    of which sample i has the one at i modulo their count; guidance: see `core.guidance`.
+    """
+
+    sampler: str = "ddim"
+    steps: int = 50
+    eta: float = 0.0
+    spacing: Spacing | None = None
+    official_grid: bool = False
+    clip: bool | None = None
+    respacing: str | None = None
+    classes: Classes = "random"
+    guidance: Guidance = field(default_factory=Guidance)
+
+
+def grid_of(model: Model, draw: Draw) -> np.ndarray:
+    """The increasing timesteps at which the network is asked. Raises DifflabError for ones the model does not have."""
+    if draw.respacing is not None:
+        return respaced_timesteps(model.schedule.timesteps, draw.respacing)
+    spacing = draw.spacing or model.family.spacing
+    return timestep_grid(model.schedule.timesteps, draw.steps, spacing, official_grid=draw.official_grid)
+
+
+def calls_of(model: Model, draw: Draw) -> int:
+    """How often the network is asked for each sample; a guided step asks twice."""
+    points = path_of(model.schedule, grid_of(model, draw))[:-1]
+    if model.card.network.classes is None:
+        return len(points)
+    return sum(1 if draw.guidance.scale_at(at, model.schedule.timesteps) == 1.0 else 2 for at in points)
+
+
+def grid_note(model: Model, draw: Draw) -> str | None:
+    """A sentence where the official grid makes another number of network calls than steps, or repeats timesteps."""
+    if not draw.official_grid:
+        return None
+    grid = grid_of(model, draw)
+    if len(grid) == draw.steps == len(set(grid)):
+        return None
+    repeats = f", {len(set(grid))} of them at different timesteps" if len(set(grid)) < len(grid) else ""
+    return f"The official grid for {draw.steps} steps makes {len(grid)} network calls{repeats}."
+
+
+def labels_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor | None:
+    """The class numbers (B,) int64 of the samples with these indices; None for a model that is told none."""
+    count = model.card.network.classes
+    if count is None:
+        return None
+    if draw.classes == "random":
+        numbers = seeded_classes(seed, indices, count)
+    elif draw.classes == "balanced":
+        numbers = [index % count for index in indices]
+    else:
+        numbers = [draw.classes[index % len(draw.classes)] for index in indices]
+    return torch.tensor(numbers, dtype=torch.int64, device=model.device)
+
+
+def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
+    """The method and the places it visits. Raises DifflabError for settings that do not fit the model."""
+    if draw.eta and draw.sampler != "ddim":
+        raise DifflabError(
+            f"eta is {draw.eta:g}, but it is a setting of the sampler ddim alone, not of {draw.sampler}; leave it out."
+        )
+    sampler = method(draw.sampler).build(draw.eta, model.card.variance)
+    points = path_of(model.schedule, grid_of(model, draw))
+    if draw.sampler == "ddpm" and model.card.variance == "learned" and len(points) == 2:
+        raise DifflabError("steps is 1, but a learned variance lies between those of two steps; take at least 2.")
+    _check_classes(model, draw)
+    return sampler, points
+
+
+def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoiser:
+    """What the sampler asks, for samples of these classes (B,)."""
+    clip = (method(draw.sampler).clips and model.bounded) if draw.clip is None else draw.clip
+    learned = model.card.network.learns_variance
+    return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clip)
+
+
+def _asked(model: Model, draw: Draw, labels: Tensor | None) -> Network:
+    if labels is None:
+        return Told(model.network)
+    null = model.card.network.null_class
+    if null is None:
+        return Told(model.network, (labels,))
+    nulls = torch.full_like(labels, null)
+    return Guided(model.network, labels, nulls, draw.guidance, model.schedule.timesteps, model.shape[0])
+
+
+def _check_classes(model: Model, draw: Draw) -> None:
+    name, network = model.card.name, model.card.network
+    if network.classes is None:
+        if draw.guidance.scale != 1.0 or draw.classes != "random":
+            what = f"guidance {draw.guidance.scale:g}" if draw.guidance.scale != 1.0 else "classes"
+            raise DifflabError(f"{name}: is told no classes, but {what} was asked for; leave it out.")
+        return
+    if draw.guidance.scale != 1.0 and network.null_class is None:
+        raise DifflabError(
+            f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding classes, so it "
+            "knows no 'no class' to guide away from; leave guidance out."
+        )
+    if draw.guidance.channels is not None and draw.guidance.channels > model.shape[0]:
+        raise DifflabError(
+            f"{name}: {draw.guidance.channels} guided channels were asked for, but it has {model.shape[0]}."
+        )
+    if isinstance(draw.classes, str):
+        if draw.classes not in ("random", "balanced"):
+            raise DifflabError(f"classes {draw.classes!r} is not known.{suggest(draw.classes, ('random', 'balanced'))}")
+        return
+    rows = network.classes + (network.null_class is not None)
+    odd = [c for c in draw.classes if not 0 <= c < rows]
+    if odd or not draw.classes:
+        found = f"class {odd[0]} was asked for" if odd else "no class was asked for"
+        null = f" ({network.null_class} is 'no class')" if network.null_class is not None else ""
+        raise DifflabError(f"{name}: {found}, but its classes are 0 to {network.classes - 1}{null}.")
+
+
+def walk(model: Model, draw: Draw, noise: Noise, labels: Tensor | None = None) -> Iterator[Step]:
+    """The sampling trajectory in model space, step by step; the caller watches, saves or stops.
+
+    `labels`: class numbers (B,), as `labels_of` gives them. Raises DifflabError as `plan` does, before anything is
+    computed.
+    """
+    sampler, points = plan(model, draw)
+    return trajectory(denoiser_of(model, draw, labels), sampler, points, noise)
+
+
+def seeded_noise(model: Model, seed: int, indices: Sequence[int]) -> SeededNoise:
+    """The noise of the samples with these indices."""
+    return SeededNoise(seed, indices, model.shape, model.device)
+
+
+def sample_batches(model: Model, draw: Draw, seed: int, indices: Sequence[int], batch: int) -> Iterator[np.ndarray]:
+    """Samples with the given indices, at most `batch` at a time: uint8 (b, H, W, C)."""
+    for begin in range(0, len(indices), batch):
+        rows = indices[begin : begin + batch]
+        yield model.codec.decode(
+            final(walk(model, draw, seeded_noise(model, seed, rows), labels_of(model, draw, seed, rows)))
+        )
+
+
+def sample(
+    model: Model,
+    n: int | None = None,
+    *,
+    sampler: str | None = None,
+    steps: int | None = None,
+    eta: float = 0.0,
+    seed: int = 0,
+    spacing: Spacing | None = None,
+    official_grid: bool = False,
+    clip: bool | None = None,
+    respacing: str | None = None,
+    classes: str | int | Sequence[int] = "random",
+    guidance: float = 1.0,
+    guidance_channels: int | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    guidance_rescale: float = 0.0,
+    guidance_course: Course = "constant",
+    batch: int = 64,
+    x_T: Tensor | None = None,
+    noise: Sequence[Tensor] | None = None,
+    output: Literal["pixels", "raw"] = "pixels",
+) -> Any:
+    """Draw `n` samples.
+
+    Sample i depends on (seed, i) and the settings alone; `batch` changes last digits.
+
+    Args:
+        model: from `difflab.load`.
+        n: how many; with `x_T` it follows from it.
+        sampler, steps: those of the family's official script when left out.
+        eta, spacing, official_grid, clip, respacing, classes: see `Draw`.
+        guidance, guidance_channels, guidance_interval, guidance_rescale, guidance_course: see `core.guidance.Guidance`.
+        seed: of the noise, and of random classes.
+        batch: how many at a time; decides memory and speed.
+        x_T: (n, *shape) start noise instead of the seeded one.
+        noise: with `x_T`: one array (n, *shape) for each step of a stochastic sampler, in order.
+        output: `pixels` gives uint8 numpy (n, H, W, C); `raw` gives the float32 tensor (n, C, H, W) in model space.
+
+    Raises DifflabError for settings that do not fit the model.
+    """
+    how = Guidance(guidance, guidance_channels, guidance_interval, guidance_rescale, guidance_course)
+    steps = model.family.steps if steps is None else steps
+    draw = Draw(
+        sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how
+    )
+    count = _count(model, n, x_T)
+    parts: list[Any] = []
+    for begin in range(0, count, batch):
+        rows = range(begin, min(begin + batch, count))
+        source = _given(model, x_T, noise, rows) if x_T is not None else seeded_noise(model, seed, rows)
+        x = final(walk(model, draw, source, labels_of(model, draw, seed, rows)))
+        parts.append(x if output == "raw" else model.codec.decode(x))
+    return torch.cat(parts) if output == "raw" else np.concatenate(parts)
+
+
+def _classes(classes: str | int | Sequence[int]) -> Classes:
+    if isinstance(classes, str):
+        return classes  # type: ignore[return-value]  # `plan` refuses other words
+    return (classes,) if isinstance(classes, int) else tuple(int(c) for c in classes)
+
+
+def _count(model: Model, n: int | None, x_T: Tensor | None) -> int:
+    if x_T is None:
+        if n is None or n < 1:
+            raise DifflabError(f"n is {n}, but at least one sample must be asked for.")
+        return n
+    if tuple(x_T.shape[1:]) != model.shape:
+        raise DifflabError(
+            f"x_T has shape {tuple(x_T.shape)}, but this model needs (n, {', '.join(map(str, model.shape))})."
+        )
+    if n is not None and n != len(x_T):
+        raise DifflabError(f"n is {n}, but x_T holds {len(x_T)} samples; leave n out or make them equal.")
+    return len(x_T)
+
+
+def _given(model: Model, x_T: Tensor, noise: Sequence[Tensor] | None, rows: range) -> GivenNoise:
+    part = slice(rows.start, rows.stop)
+
+    def ready(value: Tensor) -> Tensor:
+        return torch.as_tensor(value)[part].to(model.device, torch.float32)
+
+    return GivenNoise(ready(x_T), [ready(z) for z in noise or ()])
