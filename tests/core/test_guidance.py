@@ -82,7 +82,7 @@ def test_outside_its_interval_guidance_is_off_and_costs_one_pass():
     level = AT.sigma / AT.alpha
     for low, high, batches in ((0.0, level, [6]), (level, 2 * level, [3]), (0.5 * level, 2 * level, [6])):
         network = Network()
-        answer = guided(3.0, network=network, interval=(low, high))
+        answer = guided(3.0, network=network, low=low, high=high)
         assert network.batches == batches, "guided where low < level <= high"
         assert torch.equal(answer, guided(3.0)) == (batches == [6])
 
@@ -109,7 +109,7 @@ def test_full_rescaling_restores_the_deviation_of_the_conditional_output():
     "how",
     [
         {"scale": -1.0}, {"scale": math.nan}, {"scale": math.inf}, {"rescale": 1.5}, {"channels": 0},
-        {"interval": (2.0, 1.0)}, {"interval": (-1.0, 1.0)},
+        {"low": 2.0, "high": 1.0}, {"low": -1.0}, {"low": math.nan},
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused(how):

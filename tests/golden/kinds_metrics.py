@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from difflab.data.sources import open_data
+from difflab.score.adm import ADM, Suite, collect, reference_of
+from difflab.score.extractors import InceptionExtractor
 from difflab.score.inception import InceptionFID, Resize
+from difflab.score.inception_score import adm_inception_score, inception_score
+from difflab.score.infinity import extrapolate
+from difflab.score.kernel import cmmd, gaussian, kid, mmd
+from difflab.score.manifold import manifolds
 from difflab.score.metrics import frechet, frechet_features, frechet_to_reference
 from difflab.score.moments import Moments
 from difflab.score.resize import RESIZES
+from difflab.score.statistics import load_statistics
 
 Arrays = dict[str, np.ndarray]
 Fill = Callable[[dict[str, list[int]], int], Arrays]
@@ -41,6 +51,20 @@ def recognise(case: dict[str, Any], folder: Path, fill: Fill) -> Run | None:
         return lambda: _frechet(case, arrays["inputs"])
     if {"x", "mu", "sigma", "n0", "mu0", "sigma0"} <= arrays.get("data", {}).keys():
         return lambda: _merge(case, arrays["data"])
+    if isinstance(case.get("files"), dict):
+        return lambda: _formats(case, folder)
+    if {"samples_a", "samples_b"} <= arrays.keys():
+        return lambda: _end_to_end(case, folder, fill)
+    inputs = arrays.get("inputs", {})
+    by_inputs = {
+        ("logits",): _inception_scores,
+        ("a", "b", "idx_a", "idx_b"): _kid,
+        ("real", "fake"): _manifolds,
+        ("x", "y", "N", "fd"): _kernels,
+    }
+    for names, run in by_inputs.items():
+        if set(names) <= inputs.keys() and isinstance(case.get("expected"), dict):
+            return lambda run=run: run(case, inputs)
     return None
 
 
@@ -183,3 +207,100 @@ def _merge(case: dict[str, Any], data: Arrays) -> None:
             for shard in np.array_split(data["hard"], shards):
                 moments.update(shard)
             np.testing.assert_allclose(moments.cov(), data["hard_sigma"], rtol=case["tolerance"]["hard"]["rtol"])
+
+
+def _inception_scores(case: dict[str, Any], inputs: Arrays) -> None:
+    logits, rtol = inputs["logits"], case["tolerance"]["rtol"]
+    shuffled = logits[np.random.RandomState(2020).permutation(len(logits))]
+    for name, expected in case["expected"].items():
+        if name.startswith("adm_split_size"):
+            found = adm_inception_score(logits, int(name.rsplit("_", 1)[1]))
+            np.testing.assert_allclose(found, expected[0], rtol=rtol, err_msg=name)
+            continue
+        order, splits = (shuffled if name.startswith("shuffle") else logits), int(name.split("_")[-2])
+        np.testing.assert_allclose(inception_score(order, splits), expected, rtol=rtol, err_msg=name)
+
+
+def _kid(case: dict[str, Any], inputs: Arrays) -> None:
+    a, b, expected = inputs["a"], inputs["b"], case["expected"]
+    rtol = case["tolerance"]["float64"]["rtol"]
+    subsets = [mmd(a[i], b[j]) for i, j in zip(inputs["idx_a"], inputs["idx_b"], strict=True)]
+    np.testing.assert_allclose(subsets, expected["per_subset_float64"], rtol=rtol)
+    np.testing.assert_allclose(np.mean(subsets), expected["mean"], rtol=rtol)
+    np.testing.assert_allclose(np.std(subsets), expected["std_population"], rtol=rtol)
+    first = a[: len(b)], b
+    found = {
+        "full_unbiased_unequal_sizes": mmd(a, b),
+        "first180_unbiased": mmd(*first),
+        "first180_biased": mmd(*first, biased=True),
+        "first180_unbiased_rbf_sigma10": mmd(*first, gaussian(10.0)),
+    }
+    for name, value in found.items():
+        np.testing.assert_allclose(value, expected[name], rtol=rtol, err_msg=name)
+    for name, values in expected.items():
+        if match := re.fullmatch(r"torch_fidelity_(\d+)x(\d+)_seed(\d+)", name):
+            drawn = kid(a, b, *map(int, match.groups()))
+            np.testing.assert_allclose(drawn.value, values["kernel_inception_distance_mean"], rtol=rtol)
+            np.testing.assert_allclose(drawn.subsets.std(), values["kernel_inception_distance_std"], rtol=rtol)
+
+
+def _manifolds(case: dict[str, Any], inputs: Arrays) -> None:
+    for name, expected in case["expected"].items():
+        ties, k = name.startswith("ties"), int(name[-1])
+        real, fake = (inputs[f"{'ties_' if ties else ''}{side}"] for side in ("real", "fake"))
+        for dtype in (np.float32, np.float64):
+            found = manifolds(real.astype(dtype), fake.astype(dtype), k, strict="prdc" in name)
+            for score in expected.keys() - {"f_score"}:
+                np.testing.assert_allclose(getattr(found, score), expected[score], atol=1e-6, err_msg=f"{name} {score}")
+                if "torch_fidelity" not in name:
+                    np.testing.assert_allclose(getattr(found, score), expected[score], atol=1e-9, err_msg=name)
+
+
+def _kernels(case: dict[str, Any], inputs: Arrays) -> None:
+    expected, tolerance = case["expected"], case["tolerance"]
+    found = cmmd(inputs["x"], inputs["y"])
+    np.testing.assert_allclose(found, expected["cmmd_float64"], rtol=tolerance["cmmd_float64"]["rtol"])
+    line = extrapolate(inputs["N"], inputs["fd"])
+    np.testing.assert_allclose(line.value, expected["fd_infinity"], rtol=tolerance["fd_infinity"]["rtol"])
+    np.testing.assert_allclose(line.slope, expected["slope"], rtol=tolerance["fd_infinity"]["rtol"])
+
+
+def _formats(case: dict[str, Any], folder: Path) -> None:
+    """Statistics come from the keys; `arr_0` is there for precision and recall alone."""
+    one, two = (load_statistics(folder / name) for name in case["files"])
+    assert one.mu_s is not None
+    assert one.sigma_s is not None
+    assert two.mu_s is None
+    found = frechet(one.gaussian, two.gaussian)
+    np.testing.assert_allclose(
+        found, case["expected"]["fd_adm_reference_vs_stats_only"], rtol=case["tolerance"]["rtol"]
+    )
+    assert len(open_data(folder / "adm_reference.npz")) > 0
+
+
+def _end_to_end(case: dict[str, Any], folder: Path, fill: Fill) -> None:
+    """Image files to scores, with the weights of the case that made their features."""
+    beside = folder.parent / "inception_pytorch_fid"
+    weights = _weights(json.loads((beside / "case.json").read_text()), beside, fill)
+    for name, rule in (("pytorch_fid", "torch_bilinear"), ("tf1", "tf1_bilinear")):
+        network = InceptionFID.with_weights(weights, rule)  # type: ignore[arg-type]
+        extractor, expected = InceptionExtractor(network, "recipe"), case["expected"][name]
+        pictures = [np.stack([item.x for item in open_data(folder / f"samples_{side}.npz")]) for side in "ab"]
+        samples, others = (collect([part], extractor, ADM) for part in pictures)
+        suite = Suite(samples, reference_of(others, extractor.passport()), extractor.passport())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # 6 pictures are few, and that is the case's point
+            found = {metric: suite.score(metric).value for metric in ADM}
+        np.testing.assert_allclose(found["fid"], expected["fid"], rtol=2e-4)
+        np.testing.assert_allclose(mmd(samples.features, others.features), expected["kid_full"], rtol=1e-3)
+        assert found["precision"] == expected["precision_k3"]
+        np.testing.assert_allclose(found["recall"], expected["recall_k3"], rtol=1e-6)
+        if "sfid" in expected:
+            np.testing.assert_allclose(found["sfid"], expected["sfid"], rtol=2e-4)
+            np.testing.assert_allclose(found["is"], expected["inception_score_a_1_split"], rtol=1e-5)
+        for tap in ("64", "192", "768"):
+            if f"fid_{tap}" in expected:
+                sides = [
+                    network(torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), (tap,))[tap].numpy() for x in pictures
+                ]
+                np.testing.assert_allclose(frechet_features(*sides), expected[f"fid_{tap}"], rtol=2e-4)

@@ -51,8 +51,6 @@ def _later(case: dict[str, Any], folder: Path) -> str | None:
         "guided-diffusion U-Net": "flags" in case or {"linear_T1000_10_logvar_min", "cosine_T4000_betas"} & arrays,
         "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
         "3D U-Net": case.get("family") == "vdm",
-        "KID, IS, precision and recall, CMMD": {"kid", "inception_score", "prdc", "cmmd_fdinf"} & {case.get("case")},
         "I3D": {"i3d_logits", "fvd_numerics"} & {case.get("case")},
-        "ADM suite": {"end_to_end_tiny", "npz_formats"} & {case.get("case")},
     }  # fmt: skip
     return next((family for family, found in marks.items() if found), None)

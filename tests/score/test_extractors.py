@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from difflab.errors import DifflabError
-from difflab.score.extractors import InceptionExtractor, SmallExtractor, load_extractor, metric_name
+from difflab.score.extractors import InceptionExtractor, SmallExtractor, load_extractor
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig, save_small_features
 from difflab.score.inception import WEIGHTS_SHA256, InceptionFID
+from difflab.score.scores import metric_name
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ class Guidance:
         scale: 1 is off, 0 ignores the condition.
         channels: how many of the first output channels are guided; None is all that hold the prediction. Official DiT
             guides three of four.
-        interval: (low, high) noise levels sigma / alpha; elsewhere the scale is 1 and the unconditional pass is left
-            out: guide where low < level <= high (Kynkaanniemi et al. 2024).
+        low, high: noise levels sigma / alpha; guide where low < level <= high (Kynkaanniemi et al. 2024). Elsewhere the
+            scale is 1, and the unconditional pass is left out; high None is without bound.
         rescale: 0 to 1: how far the guided output is brought back to the standard deviation of the conditional one
             (Lin et al. 2024, section 3.4).
         course: `constant`, or a scale whose excess over 1 rises from 0 at the noise to twice itself at the data,
@@ -41,7 +41,8 @@ class Guidance:
 
     scale: float = 1.0
     channels: int | None = None
-    interval: tuple[float, float] | None = None
+    low: float = 0.0
+    high: float | None = None
     rescale: float = 0.0
     course: Course = "constant"
 
@@ -52,17 +53,20 @@ class Guidance:
             raise DifflabError(f"the rescaling of guidance is {self.rescale:g}, but must lie between 0 (off) and 1.")
         if self.channels is not None and self.channels < 1:
             raise DifflabError(f"{self.channels} guided channels were asked for, but it must be at least one.")
-        if self.interval is not None and not 0.0 <= self.interval[0] < self.interval[1]:
-            low, high = self.interval
+        if not 0.0 <= self.low < self._top:
             raise DifflabError(
-                f"the interval of guidance is {low:g} to {high:g}, but must go from a lower noise level (sigma / "
-                "alpha, 0 or more) to a higher one."
+                f"the interval of guidance is {self.low:g} to {self._top:g}, but must go from a lower noise level "
+                "(sigma / alpha, 0 or more) to a higher one."
             )
+
+    @property
+    def _top(self) -> float:
+        return math.inf if self.high is None else self.high
 
     def scale_at(self, at: Point, timesteps: int) -> float:
         """The scale at a place of a schedule of so many timesteps."""
         level = at.sigma / at.alpha
-        if self.interval is not None and not self.interval[0] < level <= self.interval[1]:
+        if not self.low < level <= self._top:
             return 1.0
         way = at.t / max(timesteps - 1, 1)  # 1 at the noise
         if self.course == "linear":

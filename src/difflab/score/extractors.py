@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,17 @@ from difflab.score.features import SmallFeatures, load_small_features
 from difflab.score.inception import WEIGHTS_SHA256, InceptionFID, load_inception
 
 INCEPTION = "inception"
+
+
+class Taps(NamedTuple):
+    """What a network says of B pictures, None where it was not asked or does not say.
+
+    features (B, d); spatial (B, 2023), of sFID; logits (B, classes), of the Inception Score.
+    """
+
+    features: np.ndarray | None = None
+    spatial: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
 
 class Extractor(Protocol):
@@ -29,12 +40,21 @@ class Extractor(Protocol):
         """Number of features."""
         ...
 
+    @property
+    def spatial(self) -> bool:
+        """Whether it has the spatial features of sFID."""
+        ...
+
     def passport(self) -> dict[str, Any]:
         """What decides the features: name, dim, resize, sha256 of the weights file, dtype."""
         ...
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """uint8 (B, H, W, 3), or grey (B, H, W, 1) or (B, H, W) -> float32 (B, dim)."""
+        ...
+
+    def taps(self, images: np.ndarray, wanted: Collection[str]) -> Taps:
+        """The taps of these names, from one pass over the same pictures."""
         ...
 
 
@@ -46,12 +66,19 @@ class InceptionExtractor:
     sha256: str
     name: str = INCEPTION
     dim: int = 2048
+    spatial: bool = True
 
     def passport(self) -> dict[str, Any]:
         return _passport(self.name, self.dim, self.network.resize, self.sha256, self.network)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self.network(_to_device(images, self.network))["2048"].float().cpu().numpy()
+
+    def taps(self, images: np.ndarray, wanted: Collection[str]) -> Taps:
+        names = {"features": "2048", "spatial": "spatial", "logits": "logits_unbiased"}
+        asked = tuple(names[name] for name in names if name in wanted)
+        found = self.network(_to_device(images, self.network), asked)
+        return Taps(**{name: found[names[name]].float().cpu().numpy() for name in wanted})
 
 
 @dataclass(frozen=True)
@@ -61,6 +88,7 @@ class SmallExtractor:
     network: SmallFeatures
     sha256: str
     name: str
+    spatial: bool = False
 
     @property
     def dim(self) -> int:
@@ -71,6 +99,13 @@ class SmallExtractor:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         return self.network.features(_to_device(images, self.network)).float().cpu().numpy()
+
+    def taps(self, images: np.ndarray, wanted: Collection[str]) -> Taps:
+        features, logits = self.network.classified(_to_device(images, self.network))
+        said = {"features": features, "logits": logits}
+        return Taps(**{
+            name: value.float().cpu().numpy() for name, value in said.items() if name in wanted and value is not None
+        })  # fmt: skip
 
 
 def load_extractor(
@@ -95,10 +130,9 @@ def load_extractor(
     return SmallExtractor(network, file_sha256(weights), name)
 
 
-def metric_name(passport: Mapping[str, Any]) -> str:
-    """What a Frechet distance in an extractor's features is called: "FID" with FID's own weights, else "FD (name)"."""
-    is_fid = passport["name"] == INCEPTION and passport["sha256"] == WEIGHTS_SHA256
-    return "FID" if is_fid else f"FD ({passport['name']})"
+def is_fid_network(passport: Mapping[str, Any]) -> bool:
+    """Whether these features are those that define FID: by the network and its own weights."""
+    return passport["name"] == INCEPTION and passport["sha256"] == WEIGHTS_SHA256
 
 
 def _passport(name: str, dim: int, resize: str, sha256: str, network: torch.nn.Module) -> dict[str, Any]:

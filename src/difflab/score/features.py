@@ -72,6 +72,21 @@ class SmallFeatures(nn.Module):
         with full_precision():
             return self._pooled(self.prepare(images))
 
+    @torch.no_grad()
+    def classified(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, dim), and log probabilities (B, classes) of the class; None without heads that tell it.
+
+        A scene's class is its main shape's kind and colour, which two heads tell independently.
+        """
+        with full_precision():
+            features = self._pooled(self.prepare(images))
+            logs = {name: F.log_softmax(head(features), dim=1) for name, head in self.heads.items()}
+        if "class" in logs:
+            return features, logs["class"]
+        if {"main kind", "main colour"} <= logs.keys():
+            return features, (logs["main kind"][:, :, None] + logs["main colour"][:, None]).flatten(1)
+        return features, None
+
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) -> (B, 3, 32, 32) in [-1, 1], channels last in memory.
 

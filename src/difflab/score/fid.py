@@ -4,38 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from difflab.errors import DifflabError
-from difflab.score.extractors import metric_name
 from difflab.score.metrics import bootstrap_frechet, frechet_to_reference, interval
+from difflab.score.scores import Score, metric_name
 from difflab.score.statistics import Statistics
-
-
-@dataclass(frozen=True)
-class Score:
-    """A number and what is known about it.
-
-    Attributes:
-        value: the plain estimate; biased upward by a term of order 1/n, so only scores at equal n compare.
-        low, high: bootstrap interval over the samples, reference held fixed; says nothing about that bias.
-        n: how many samples were scored.
-        metric: "FID", or "FD (feature name)".
-        passport: features, reference and interval, as plain JSON values.
-        replicates: the bootstrap's; cells resampled with one seed and n are resampled alike, so the replicates of their
-            difference are the differences of these.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-    metric: str
-    passport: dict[str, Any]
-    replicates: np.ndarray
 
 
 def fd_score(

@@ -45,15 +45,19 @@ class Statistics:
         return Gaussian(self.mu, self.sigma)
 
 
-def save_statistics(path: Path, moments: Moments, passport: Mapping[str, Any]) -> None:
+def save_statistics(path: Path, moments: Moments, passport: Mapping[str, Any], spatial: Moments | None = None) -> None:
     """Write `moments` (ddof 1) and `passport` to the `.npz` file `path`; equal input gives equal bytes.
+
+    `spatial`: those of sFID's features, written as mu_s and sigma_s, as ADM's files have them.
 
     The passport of the features belongs under "extractor": `fd_score` compares it with that of the samples.
     Raises DifflabError for fewer than two samples.
     """
-    mu, sigma = moments.gaussian()
+    arrays = dict(zip(("mu", "sigma"), moments.gaussian(), strict=True))
+    if spatial is not None:
+        arrays |= dict(zip(("mu_s", "sigma_s"), spatial.gaussian(), strict=True))
     with writing(path) as file:
-        np.savez(file, mu=mu, sigma=sigma, n=moments.n, passport=json.dumps(passport, sort_keys=True))
+        np.savez(file, **arrays, n=moments.n, passport=json.dumps(passport, sort_keys=True))  # type: ignore[arg-type]
 
 
 def load_statistics(path: Path) -> Statistics:

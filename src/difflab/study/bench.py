@@ -10,10 +10,12 @@ from uuid import uuid4
 
 import torch
 
-from difflab.core.schedule import path
-from difflab.data.shapes import SCENE_SIDE
+from difflab.core.guidance import Guidance
+from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.sources import fingerprint
 from difflab.errors import DifflabError
+from difflab.score.adm import POINTWISE, REFERENCE_POINTS
+from difflab.score.adm import Reference as AdmReference
 from difflab.score.extractors import Extractor
 from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
@@ -21,7 +23,7 @@ from difflab.study.spec import Settings, Study
 from difflab.study.store import Store
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, sample_batches
+from difflab.zoo.sampling import Draw, calls_of, plan, sample_batches
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,12 @@ class Bench:
     @cached_property
     def reference(self) -> Reference:
         """What samples are scored against, brought to the size of the samples."""
-        return Reference(self.study.reference, self.study.split, self.model.shape[-1], self.study.skip_broken)
+        return Reference(self.study.reference, self.study.split, self.model.card.side, self.study.skip_broken)
 
     @cached_property
     def extractor(self) -> Extractor:
         """The feature network."""
-        name = self.study.features or choose_features(self.study.reference, self.model.shape[-1])
+        name = self.study.features or choose_features(self.study.reference, self.model.card.side)
         return self.shelf.extractor(name)
 
     @cached_property
@@ -79,36 +81,62 @@ class Bench:
     @cached_property
     def truth_known(self) -> bool:
         """Whether the truth checker looks at the samples: always on scenes, so that asking for it draws none again."""
-        known = self.study.reference == SHAPES and self.model.shape[-1] == SCENE_SIDE
-        if "valid" in self.study.metrics and not known:
+        known = self.study.reference == SHAPES and self.model.card.side == SCENE_SIDE
+        asked = [metric for metric in ("valid", "accuracy") if metric in self.study.metrics]
+        if asked and not known:
             raise DifflabError(
-                f"{self.study.name}: the metric 'valid' needs scenes of known truth; use it with the reference shapes "
-                f"and a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
+                f"{self.study.name}: the metric {asked[0]!r} needs scenes of known truth; use it with the reference "
+                f"shapes and a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
+            )
+        if "accuracy" in asked and self.model.card.network.classes != len(CLASSES):
+            raise DifflabError(
+                f"{self.study.name}: the metric 'accuracy' needs a model that is told the {len(CLASSES)} classes of "
+                f"shapes; {self.model.card.name} is told {self.model.card.network.classes or 'none'}."
             )
         return known
+
+    @cached_property
+    def against(self) -> AdmReference:
+        """What the scores compare with: the statistics, and features of single pictures where a metric needs them."""
+        alone = not set(POINTWISE) & set(self.study.metrics)
+        most = max(settings.count for settings in self.study.cells())
+        cache = self.store.root / "reference"
+        points = None if alone else self.reference.points(self.extractor, min(most, REFERENCE_POINTS), cache)
+        return AdmReference(self.statistics, points)
+
+    def taps(self) -> set[str]:
+        """What is kept of every sample besides its pictures."""
+        return {"features", "logits"} if "is" in self.study.metrics else {"features"}
 
     def problems(self) -> list[str]:
         """Everything that can be found missing or wrong before any work starts."""
         found = []
-        for part in (self._model_is_there, self._reference_is_there, self._features_are_there, self._truth_is_known):
+        for part in (self._model_fits, self._reference_is_there, self._features_are_there, self._truth_is_known):
             try:
                 part()
             except DifflabError as error:
                 found.append(str(error))
         return found
 
-    def _model_is_there(self) -> None:
-        most = self.model.schedule.timesteps
+    def _model_fits(self) -> None:
+        self.model.codec  # noqa: B018 (the autoencoder of a latent model is there, too)
         for settings in self.study.cells():
-            if settings.steps > most:
-                raise DifflabError(
-                    f"{self.study.name}: steps is {settings.steps}, but must lie between 1 and the model's {most} "
-                    "training timesteps."
-                )
+            try:
+                plan(self.model, draw_of(settings))
+            except DifflabError as error:
+                raise DifflabError(f"{self.study.name}: {error}") from error
 
     def _reference_is_there(self) -> None:
         # The size follows from the model; without one the data can still be looked for.
-        Reference(self.study.reference, self.study.split).dataset  # noqa: B018
+        reference = Reference(self.study.reference, self.study.split)
+        lone = [
+            metric for metric in self.study.metrics if metric in ("kid", "precision", "recall", "density", "coverage")
+        ]
+        if reference.dataset is None and lone and not reference.has_pictures:
+            raise DifflabError(
+                f"{self.study.name}: the metric {lone[0]!r} needs the reference's pictures, but {self.study.reference} "
+                "holds statistics alone; give pictures, or an ADM reference batch."
+            )
 
     def _features_are_there(self) -> None:
         self.extractor  # noqa: B018
@@ -124,9 +152,11 @@ class Bench:
             "network": card.network.model_dump(mode="json"),
             "schedule": card.schedule.model_dump(mode="json"),
             "output": [card.prediction, card.variance, card.rounding],
+            "codec": self.model.codec.passport(),
             "settings": settings.model_dump(mode="json", exclude_none=True)
             | {"spacing": settings.spacing or self.model.family.spacing},
             "features": self.extractor.passport(),
+            "taps": sorted(self.taps()),
             "truth": self.truth_known and fingerprint(SHAPES),
             "keep": self.study.keep,
             "chunk": self.study.chunk,
@@ -139,13 +169,16 @@ class Bench:
 
     @cached_property
     def _warmed(self) -> bool:
-        next(sample_batches(self.model, Draw(steps=1), 0, range(min(self.batch, self.study.chunk)), self.batch))
+        next(
+            sample_batches(
+                self.model, Draw(steps=1, spacing="trailing"), 0, range(min(self.batch, self.study.chunk)), self.batch
+            )
+        )
         return True
 
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell."""
-        spacing = settings.spacing or self.model.family.spacing
-        return len(path(self.model.schedule, settings.steps, spacing, official_grid=settings.official_grid)) - 1
+        return calls_of(self.model, draw_of(settings))
 
 
 def open_benches(studies: Sequence[Study], store: Store, *, batch: int = 64, device: str | None = None) -> list[Bench]:
@@ -166,4 +199,7 @@ def open_benches(studies: Sequence[Study], store: Store, *, batch: int = 64, dev
 def draw_of(settings: Settings) -> Draw:
     """The sampler's part of a setting."""
     s = settings
-    return Draw(s.sampler, s.steps, s.eta, s.spacing, s.official_grid, s.clip)
+    guidance = Guidance(
+        s.guidance, s.guidance_channels, s.guidance_low, s.guidance_high, s.guidance_rescale, s.guidance_course
+    )
+    return Draw(s.sampler, s.steps, s.eta, s.spacing, s.official_grid, s.clip, None, s.classes, guidance)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from difflab import files
 from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.shapes import Shapes
 from difflab.data.sources import fingerprint, open_data
 from difflab.errors import DifflabError, suggest
+from difflab.score.adm import ADM, POINTWISE, REFERENCE_POINTS, RELATIVES, Suite, collect
+from difflab.score.adm import Reference as AdmReference
 from difflab.score.extractors import INCEPTION, Extractor, load_extractor
-from difflab.score.fid import Score as FdScore
-from difflab.score.fid import fd_score
 from difflab.score.moments import Moments
+from difflab.score.scores import Score
 from difflab.score.statistics import Statistics, load_statistics, save_statistics
 from difflab.study.spec import key_of
 from difflab.zoo.registry import find_features, known_features, shipped_statistics
@@ -28,7 +30,7 @@ from difflab.zoo.registry import find_features, known_features, shipped_statisti
 SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
 FRESH_SEED = 2
-METRICS = ("fid",)
+METRICS = (*ADM, *RELATIVES)
 _BATCH = 128
 _OTHER_SPLIT = {"train": "test", "test": "train"}
 
@@ -97,13 +99,43 @@ class Reference:
         for path in (shipped, kept):
             if path is not None and path.exists():
                 return load_statistics(path)
-        moments, skipped = features_moments(self.dataset, extractor, self.skip_broken)
+        moments, spatial, skipped = reference_moments(self.dataset, extractor, self.skip_broken)
         passport |= {"skipped": skipped} if skipped else {}
         if kept is not None:
-            save_statistics(kept, moments, passport)
+            save_statistics(kept, moments, passport, spatial)
             return load_statistics(kept)
-        mu, sigma = moments.gaussian()
-        return Statistics(mu, sigma, moments.n, passport)
+        return Statistics(*moments.gaussian(), moments.n, passport, *(spatial.gaussian() if spatial else (None, None)))
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether single pictures can be had: data, or a file of statistics that holds some, as ADM's do."""
+        if self.dataset is not None:
+            return True
+        with zipfile.ZipFile(self.source) as archive:
+            return "arr_0.npy" in archive.namelist()
+
+    def points(self, extractor: Extractor, count: int, cache: Path | None = None) -> np.ndarray:
+        """Features (m, d) of single pictures, m at most `count`: drawn at random where there are more, or from `cache`.
+
+        Raises DifflabError for a file of statistics alone.
+        """
+        if not self.has_pictures:
+            raise DifflabError(f"{self.source}: holds statistics alone, but single pictures are needed; give such.")
+        dataset = self.dataset if self.dataset is not None else open_data(self.source, size=self.size)
+        passport = {
+            "data": dataset.description, "fingerprint": fingerprint(self.source), "split": self.split,
+            "extractor": extractor.passport(), "points": count,
+        }  # fmt: skip
+        kept = cache / f"points-{key_of(passport)}.npy" if cache else None
+        if kept is not None and kept.exists():
+            return np.load(kept, allow_pickle=False)
+        order = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])
+        parts = [part for part, _ in feature_batches(dataset, extractor, self.skip_broken, order)]
+        features = np.concatenate(parts)
+        if kept is not None:
+            with files.writing(kept) as file:
+                np.save(file, features)
+        return features
 
     def fresh(self, count: int) -> tuple[Dataset, np.ndarray] | None:
         """Other samples of the same source, which a perfect model could have drawn, and the indices (count,) to take.
@@ -141,27 +173,44 @@ def is_statistics(source: str) -> bool:
         return "mu.npy" in archive.namelist()
 
 
+def picture_batches(
+    dataset: Dataset, skip_broken: bool = False, order: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Pictures of a data set, or of its items `order`, a batch at a time, and how many broken ones were passed over."""
+    if isinstance(dataset, Shapes):  # drawn by the batch, many times faster than one by one
+        indices = np.arange(len(dataset)) if order is None else order
+        for begin in range(0, len(indices), _BATCH):
+            yield dataset.batch(indices[begin : begin + _BATCH])[0], 0
+        return
+    for batch in batches(dataset, _BATCH, order=order, workers=os.cpu_count() or 1, skip_broken=skip_broken):
+        yield batch.x, batch.skipped
+
+
 def feature_batches(
     dataset: Dataset, extractor: Extractor, skip_broken: bool = False, order: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Features (n, d) of a data set, or of its items `order`, a batch at a time, with the broken images passed over."""
-    if isinstance(dataset, Shapes):  # drawn by the batch, many times faster than one by one
-        indices = np.arange(len(dataset)) if order is None else order
-        for begin in range(0, len(indices), _BATCH):
-            pictures, _ = dataset.batch(indices[begin : begin + _BATCH])
-            yield extractor(pictures), 0
-        return
-    for batch in batches(dataset, _BATCH, order=order, workers=os.cpu_count() or 1, skip_broken=skip_broken):
-        yield extractor(batch.x), batch.skipped
+    for pictures, skipped in picture_batches(dataset, skip_broken, order):
+        yield extractor(pictures), skipped
 
 
-def features_moments(dataset: Dataset, extractor: Extractor, skip_broken: bool = False) -> tuple[Moments, int]:
-    """Streaming moments of a data set's features, and how many broken images were passed over."""
-    moments, skipped = Moments(extractor.dim), 0
-    for features, passed_over in feature_batches(dataset, extractor, skip_broken):
-        moments.update(features)
+def reference_moments(
+    dataset: Dataset, extractor: Extractor, skip_broken: bool = False
+) -> tuple[Moments, Moments | None, int]:
+    """Streaming moments of a data set's features, and of its spatial features (sFID) where the network has such.
+
+    Last comes how many broken images were passed over.
+    """
+    moments, spatial, skipped = Moments(extractor.dim), None, 0
+    for pictures, passed_over in picture_batches(dataset, skip_broken):
+        taps = extractor.taps(pictures, {"features", "spatial"} if extractor.spatial else {"features"})
+        assert taps.features is not None
+        moments.update(taps.features)
+        if taps.spatial is not None:
+            spatial = spatial or Moments(taps.spatial.shape[1])
+            spatial.update(taps.spatial)
         skipped = passed_over
-    return moments, skipped
+    return moments, spatial, skipped
 
 
 def stats(
@@ -185,19 +234,25 @@ def stats(
     if reference.dataset is None:
         raise DifflabError(f"{data}: these are statistics already; give pictures.")
     extractor = open_extractor(features or choose_features(data, _side(reference.dataset)))
-    moments, skipped = features_moments(reference.dataset, extractor, skip_broken)
+    moments, spatial, skipped = reference_moments(reference.dataset, extractor, skip_broken)
     if moments.n < extractor.dim + 1:
         warnings.warn(
             f"{data}: {moments.n} pictures are too few for a covariance of full rank in {extractor.dim} features.",
             UserWarning,
             stacklevel=2,
         )
-    save_statistics(Path(out), moments, reference.passport(extractor) | ({"skipped": skipped} if skipped else {}))
+    passport = reference.passport(extractor) | ({"skipped": skipped} if skipped else {})
+    save_statistics(Path(out), moments, passport, spatial)
     return load_statistics(Path(out))
 
 
-def score(
-    metric: str,
+def score(metric: str, samples: str | Path, reference: str | Path, **options: Any) -> Score:
+    """Score pictures against a reference by one metric; see `scores`."""
+    return scores([metric], samples, reference, **options)[metric]
+
+
+def scores(
+    metrics: Sequence[str],
     samples: str | Path,
     reference: str | Path,
     *,
@@ -205,39 +260,51 @@ def score(
     split: str | None = None,
     size: int | None = None,
     skip_broken: bool = False,
-    replicates: int = 200,
-) -> FdScore:
-    """Score pictures against a reference.
+    replicates: int | None = None,
+    device: str = "cpu",
+) -> dict[str, Score]:
+    """Score pictures against a reference, all metrics from one pass over them.
 
     Args:
-        metric: `fid`; it is called FD (features) unless the features are Inception's.
+        metrics: of fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity. FID and its like are called
+            FD (features) unless the features are Inception's.
         samples: folder, archive, .npz or data set name.
-        reference: the same, or statistics .npz.
+        reference: the same, or statistics .npz; those of ADM hold pictures, too, which precision and its like need.
         features: `inception`, `shapes-image`, `cifar10-image` or a .safetensors file; None chooses.
         split: of a reference that has several; size: bring both to size x size pixels.
         skip_broken: pass over pictures that cannot be decoded, and count them.
-        replicates: of the bootstrap.
+        replicates: of bootstraps; None chooses.
+        device: where the network runs.
 
-    Raises DifflabError for an unknown metric, unreadable data, or features that differ from the reference's.
+    Raises DifflabError for an unknown metric, unreadable data, features that differ from the reference's, or a metric
+    that these cannot have.
     """
-    if metric not in METRICS:
-        raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, METRICS)}")
+    for metric in metrics:
+        if metric not in METRICS:
+            raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, METRICS)}")
     dataset = Reference(str(samples), size=size).dataset
     if dataset is None:
         raise DifflabError(f"{samples}: these are statistics, but samples to score must be pictures.")
     against = Reference(str(reference), split, size, skip_broken)
     name = features or _features_of(against) or choose_features(str(reference), _side(dataset))
-    extractor = open_extractor(name)
-    parts, skipped = [], 0
-    for part, passed_over in feature_batches(dataset, extractor, skip_broken):
-        parts.append(part)
-        skipped = passed_over
-    if skipped:
-        warnings.warn(f"{samples}: {skipped} broken images were passed over.", UserWarning, stacklevel=2)
-    statistics = against.statistics(extractor)
-    if passed_over := (statistics.passport or {}).get("skipped", 0):
-        warnings.warn(f"{reference}: {passed_over} broken images were passed over.", UserWarning, stacklevel=2)
-    return fd_score(np.concatenate(parts), statistics, extractor.passport(), replicates=replicates)
+    extractor = open_extractor(name, device)
+    skipped = [0]
+
+    def pictures() -> Iterator[np.ndarray]:
+        for batch, passed_over in picture_batches(dataset, skip_broken):
+            skipped.append(passed_over)
+            yield batch
+
+    lone = set(POINTWISE) & set(metrics)
+    compared = any(metric != "is" for metric in metrics)
+    statistics = against.statistics(extractor) if compared else Statistics(np.zeros(0), np.zeros((0, 0)))
+    points = against.points(extractor, REFERENCE_POINTS) if lone else None
+    taps = collect(pictures(), extractor, metrics)
+    for source, broken in ((samples, skipped[-1]), (reference, (statistics.passport or {}).get("skipped", 0))):
+        if broken:
+            warnings.warn(f"{source}: {broken} broken images were passed over.", UserWarning, stacklevel=2)
+    suite = Suite(taps, AdmReference(statistics, points), extractor.passport(), replicates, device)
+    return {metric: suite.score(metric) for metric in metrics}
 
 
 def _features_of(reference: Reference) -> str | None:

@@ -15,7 +15,7 @@ import torch
 from difflab import __version__
 from difflab.core.names import Spacing
 from difflab.core.schedule import path
-from difflab.score.extractors import metric_name
+from difflab.score.scores import metric_name
 from difflab.study.bench import Bench, draw_of
 from difflab.study.result import Row
 from difflab.study.spec import Metric, Settings, Study
@@ -25,8 +25,9 @@ from difflab.zoo.sampling import grid_note
 
 def metric_names(bench: Bench) -> dict[Metric, str]:
     """What each metric is called with these features."""
-    names: dict[Metric, str] = {"fid": metric_name(bench.extractor.passport()), "valid": "valid scenes"}
-    return {metric: names[metric] for metric in bench.study.metrics}
+    truth: dict[Metric, str] = {"valid": "valid scenes", "accuracy": "class accuracy"}
+    passport = bench.extractor.passport()
+    return {metric: truth.get(metric) or metric_name(passport, metric) for metric in bench.study.metrics}
 
 
 def passport(bench: Bench) -> dict[str, Any]:
@@ -143,8 +144,19 @@ def command(study: Study, settings: Settings) -> str:
         words += ["--official-grid"]
     if s.clip is not None:
         words += ["--clip" if s.clip else "--no-clip"]
+    words += _guided(s)
     words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]
     return shlex.join(words)
+
+
+def _guided(s: Settings) -> list[str]:
+    """The words of a command line that tell guidance and classes, where they are not as usual."""
+    usual, words = Settings(), []
+    for name in ("classes", "guidance", "guidance_channels", "guidance_low", "guidance_high", "guidance_rescale",
+                 "guidance_course"):  # fmt: skip
+        if (value := getattr(s, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    return words
 
 
 def machine(device: str) -> dict[str, Any]:

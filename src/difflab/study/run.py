@@ -22,7 +22,8 @@ from difflab import files
 from difflab.data.shapes import recognise
 from difflab.data.sources import fingerprint
 from difflab.errors import DifflabError
-from difflab.score.fid import fd_score
+from difflab.score.adm import Suite
+from difflab.score.extractors import Taps
 from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
 from difflab.study.bench import Bench, draw_of, open_benches
@@ -32,7 +33,7 @@ from difflab.study.record import command, machine, metric_names, notes, passport
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
 from difflab.study.spec import Metric, Settings, Study, key_of, read_study
 from difflab.study.store import CellStore, Store
-from difflab.zoo.sampling import sample_batches
+from difflab.zoo.sampling import labels_of, sample_batches
 
 STUDY_FILE = "study.yaml"
 
@@ -197,7 +198,8 @@ def _scored_row(bench: Bench, settings: Settings) -> Row:
 def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Features, kept pictures and truth of the samples with indices `rows`, and what drawing them cost."""
     bench.warm()
-    features, valid, pictures, seconds = [], [], [], []
+    labels = labels_of(bench.model, draw_of(settings), settings.seed, rows)
+    taps, truth, pictures, seconds, sizes = [], [], [], [], []
     batches = sample_batches(bench.model, draw_of(settings), settings.seed, rows, bench.batch)
     have = rows.start
     while True:
@@ -206,17 +208,28 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         if images is None:
             break
         seconds.append(time.perf_counter() - clock)
-        features.append(bench.extractor(images))
+        sizes.append(len(images))
+        taps.append(bench.extractor.taps(images, bench.taps()))
         pictures.append(images[: max(0, bench.study.keep - have)])
-        have += len(images)
         if bench.truth_known:
-            valid.append(recognise(images).valid)
-    arrays = {"features": np.concatenate(features), "pictures": np.concatenate(pictures)}
-    if valid:
-        arrays["valid"] = np.concatenate(valid)
+            begin = have - rows.start
+            truth.append(_truth(images, None if labels is None else labels[begin : begin + len(images)].cpu().numpy()))
+        have += len(images)
+    arrays = {name: np.concatenate([getattr(part, name) for part in taps]) for name in sorted(bench.taps())}
+    arrays["pictures"] = np.concatenate(pictures)
+    for name in truth[0] if truth else ():
+        arrays[name] = np.concatenate([part[name] for part in truth])
     where = {"run": bench.shelf.run, "batch": bench.batch, "machine": machine(bench.shelf.device)}
-    each = [spent / len(part) for spent, part in zip(seconds, features, strict=True)]
+    each = [spent / size for spent, size in zip(seconds, sizes, strict=True)]
     return arrays, {"seconds": sum(seconds), "seconds per sample of a batch": each, "samples": len(rows), **where}
+
+
+def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What the checker says of scenes (n, ..): whether each is valid and, where a class was asked for, of that one."""
+    seen = recognise(images)
+    if labels is None:
+        return {"valid": seen.valid}
+    return {"valid": seen.valid, "accuracy": seen.valid & (seen.scenes.labels == labels)}
 
 
 def _floor(bench: Bench) -> Score | None:
@@ -233,19 +246,21 @@ def _floor(bench: Bench) -> Score | None:
     if not path.exists():
         parts = feature_batches(dataset, bench.extractor, bench.study.skip_broken, order)
         features = np.concatenate([part for part, _ in parts])
-        files.write_json(path, _fd(bench, features)[0].model_dump())
+        found = _suite(bench, Taps(features)).score("fid")
+        files.write_json(path, Score(value=found.value, low=found.low, high=found.high, n=found.n).model_dump())
     return Score.model_validate_json(path.read_text(encoding="utf-8"))
 
 
-def _fd(bench: Bench, features: np.ndarray) -> tuple[Score, np.ndarray]:
-    fd = fd_score(features, bench.statistics, bench.extractor.passport(), replicates=bench.study.replicates)
-    return Score(value=fd.value, low=fd.low, high=fd.high, n=fd.n), fd.replicates
+def _suite(bench: Bench, taps: Taps) -> Suite:
+    replicates = bench.study.replicates
+    return Suite(taps, bench.against, bench.extractor.passport(), replicates, bench.shelf.device)
 
 
 def _measured_by(bench: Bench) -> dict[str, Any]:
     """What decides a score besides the samples and the features."""
     return {
         "moments": [hashlib.sha256(m.tobytes()).hexdigest() for m in bench.statistics.gaussian],
+        "points": None if (points := bench.against.features) is None else hashlib.sha256(points.tobytes()).hexdigest(),
         "reference": bench.statistics.passport,
         "metrics": bench.study.metrics,
         "replicates": bench.study.replicates,
@@ -258,18 +273,30 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     record = cell.get("result")
     if record is not None and record.get("measured_by") == measured_by:
         return record
-    scores: dict[str, Any] = {}
-    replicates: list[float] = []
-    if "fid" in bench.study.metrics:
-        score, resampled = _fd(bench, cell.gather("features"))
-        scores["fid"], replicates = score.model_dump(), resampled.tolist()
-    if "valid" in bench.study.metrics:
-        valid = cell.gather("valid")
-        low, high = wilson(int(valid.sum()), len(valid))
-        scores["valid"] = Score(value=float(valid.mean()), low=low, high=high, n=len(valid)).model_dump()
-    cell.put("result", {"measured_by": measured_by, "scores": scores, "replicates": replicates})
-    record = cell.get("result")
-    assert record is not None
+    suite = _suite(bench, Taps(**{name: cell.gather(name) for name in bench.taps()}))
+    scores: dict[Metric, Any] = {}
+    replicates: dict[Metric, list[float]] = {}
+    marks: dict[Metric, np.ndarray] = {}
+    for metric in bench.study.metrics:
+        if metric in ("valid", "accuracy"):
+            marks[metric] = cell.gather(metric).astype(bool)
+            low, high = wilson(int(marks[metric].sum()), len(marks[metric]))
+            found = Score(value=float(marks[metric].mean()), low=low, high=high, n=len(marks[metric]))
+        else:
+            said = suite.score(metric)
+            found = Score(value=said.value, low=said.low, high=said.high, n=said.n)
+            if said.replicates.size:
+                replicates[metric] = said.replicates.tolist()
+            if said.marks.size:
+                marks[metric] = said.marks
+        scores[metric] = found.model_dump()
+    record = {
+        "measured_by": measured_by,
+        "scores": scores,
+        "replicates": replicates,
+        "marks": {metric: [len(each), np.packbits(each).tobytes().hex()] for metric, each in marks.items()},
+    }
+    cell.put("result", record)
     return record
 
 
@@ -281,22 +308,25 @@ def _differences(bench: Bench, rows: Sequence[Row]) -> list[Difference]:
     for metric in bench.study.metrics:
         paired = {key: _paired(cell, metric) for key, cell in cells.items()}
         for a, b in combinations(sound, 2):
-            if (a.settings.seed, a.settings.count) == (b.settings.seed, b.settings.count):
-                value = b.scores[metric].value - a.scores[metric].value
-                low, high = _paired_interval(metric, value, paired[a.key], paired[b.key])
-                found.append(Difference(metric=metric, a=a.key, b=b.key, value=value, low=low, high=high))
+            if (a.settings.seed, a.settings.count) != (b.settings.seed, b.settings.count):
+                continue
+            value = b.scores[metric].value - a.scores[metric].value
+            one, two = paired[a.key], paired[b.key]
+            if one is None or two is None:
+                continue
+            low, high = paired_shares(one, two) if one.dtype == bool else interval(value, two - one)
+            found.append(Difference(metric=metric, a=a.key, b=b.key, value=value, low=low, high=high))
     return found
 
 
-def _paired(cell: CellStore, metric: Metric) -> np.ndarray:
-    """What belongs together between two cells: samples from one start noise, or replicates that drew the same rows."""
-    if metric == "valid":
-        return cell.gather("valid").astype(bool)
-    return np.array((cell.get("result") or {})["replicates"])
-
-
-def _paired_interval(metric: Metric, value: float, a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    return paired_shares(a, b) if metric == "valid" else interval(value, b - a)
+def _paired(cell: CellStore, metric: Metric) -> np.ndarray | None:
+    """What belongs together between two cells, if anything does: booleans of samples from one start noise, or of one
+    reference sample; or replicates that drew the same rows."""
+    record = cell.get("result") or {}
+    if metric in record["marks"]:
+        count, packed = record["marks"][metric]
+        return np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8), count=count).astype(bool)
+    return np.array(record["replicates"][metric]) if metric in record["replicates"] else None
 
 
 def _failed_row(bench: Bench, settings: Settings, message: str) -> Row:

@@ -12,16 +12,19 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from difflab.core.names import SamplerName, Spacing
+from difflab.core.names import Course, SamplerName, Spacing
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 
-Metric = Literal["fid", "valid"]
+Metric = Literal["fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy"]
 Scalar = int | float | str | bool | None
 
 
 class Settings(BaseModel):
     """One setting of the sampler and the count: what a cell varies. See `zoo.model.Draw` for the sampler's part.
+
+    For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
+    1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.
 
     count: samples a cell; seed: of their noise, common to all cells unless it is an axis.
     """
@@ -34,6 +37,13 @@ class Settings(BaseModel):
     spacing: Spacing | None = None
     official_grid: bool = False
     clip: bool | None = None
+    classes: Literal["random", "balanced"] = "random"
+    guidance: Annotated[float, Ge(0.0)] = 1.0
+    guidance_channels: Annotated[int, Gt(0)] | None = None
+    guidance_low: Annotated[float, Ge(0.0)] = 0.0
+    guidance_high: Annotated[float, Gt(0.0)] | None = None
+    guidance_rescale: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
+    guidance_course: Course = "constant"
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000
 
@@ -50,9 +60,10 @@ class Study(BaseModel):
     name: of the study and its folder; question: what it asks, in words; model: zoo name or path; config: of a
     checkpoint that does not say; reference: data set name, folder, archive, lmdb or statistics .npz; split: of a
     reference that has several; features: the network that FD is measured with, None chooses (see
-    `measure.choose_features`); metrics: `fid` (called FD unless the features are Inception's) and, on `shapes`,
-    `valid`; skip_broken: pass over pictures of the reference that cannot be decoded; keep: samples kept as pictures;
-    chunk: samples written at a time; replicates: of the bootstrap.
+    `measure.choose_features`); metrics: `fid` (called FD unless the features are Inception's), `kid`, `is`,
+    `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and `accuracy`, whether a scene is of the
+    class asked for; skip_broken: pass over pictures of the reference that cannot be decoded; keep: samples kept as
+    pictures; chunk: samples written at a time; replicates: of the bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -45,12 +46,19 @@ class Codec(Protocol):
 
     def decode(self, x: Tensor) -> np.ndarray: ...
 
+    def passport(self) -> dict[str, Any] | None:
+        """What decides the pixels besides the rounding; None where nothing else does."""
+        ...
+
 
 @dataclass(frozen=True)
 class PixelCodec:
     """For models of pixels."""
 
     rounding: Rounding
+
+    def passport(self) -> None:
+        return None
 
     def decode(self, x: Tensor) -> np.ndarray:
         return decode(x, self.rounding)
@@ -63,6 +71,13 @@ class LatentCodec:
     autoencoder: Autoencoder
     scale: float
     rounding: Rounding
+
+    def passport(self) -> dict[str, Any]:
+        return {"autoencoder sha256": self._hash, "scale": self.scale}
+
+    @cached_property
+    def _hash(self) -> str:
+        return self.autoencoder.weights_hash()
 
     def decode(self, x: Tensor) -> np.ndarray:
         """Pixels of latents `x`, a bounded number at a time."""

@@ -58,8 +58,8 @@ def read_diffusers_dit(folder: Path, home: Path, told: Mapping[str, Any]) -> Con
     """The DiT whose config.json lies in `home`; `folder` is what the user gave, with a scheduler and an autoencoder if
     it is a pipeline.
 
-    `told`: fields of `DiTConfig` that decide over the file's. The numerics are the official ones, with which the weights
-    were trained, unless told `numerics: diffusers`.
+    `told`: fields of `DiTConfig` that decide over the file's. The numerics are the official ones, with which the
+    weights were trained, unless told `numerics: diffusers`.
 
     Raises DifflabError for embedders that differ between blocks, and for what does not fit or is missing.
     """
@@ -151,8 +151,8 @@ def _keep_equal(state: State, ours: str, value: Tensor, theirs: str, home: Path)
         state[ours] = value
     elif not torch.equal(state[ours], value):
         raise DifflabError(
-            f"{home}: {theirs} differs from the same embedder of another block, but a DiT has one for all blocks; these "
-            "weights were tuned by other code and cannot be told as a DiT."
+            f"{home}: {theirs} differs from the same embedder of another block, but a DiT has one for all blocks; "
+            "these weights were tuned by other code and cannot be read as a DiT."
         )
 
 

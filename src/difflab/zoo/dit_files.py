@@ -100,8 +100,8 @@ def _heads(depth: int, width: int, size: str | None, where: str) -> int:
         if (known["depth"], known["hidden_size"]) == (depth, width):
             return known["num_heads"]
     raise DifflabError(
-        f"{where}: a DiT of depth {depth} and width {width}, which is no published size, and the number of heads is not in "
-        "the weights; tell it, in Python config={'num_heads': N}, at the command line --config num_heads=N."
+        f"{where}: a DiT of depth {depth} and width {width}, which is no published size, and the number of heads is "
+        "not in the weights; tell it, in Python config={'num_heads': N}, at the command line --config num_heads=N."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
 
 from difflab.core.prediction import Prediction
 from difflab.errors import DifflabError, suggest
@@ -50,11 +51,11 @@ def load(
 
     Args:
         source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a training; an official
-            trainer file or state dict, of DDIM or DiT; a folder of diffusers' UNet2DModel or of its DiT. A zoo name goes
-            before a file of that name; for the file write `./name`.
+            trainer file or state dict, of DDIM or DiT; a folder of diffusers' UNet2DModel or of its DiT. A zoo name
+            goes before a file of that name; for the file write `./name`.
         family: a name in `FAMILIES`.
-        config: an official DDIM configuration by name, path or content; a size of DiT such as `DiT-B/4`; a configuration
-            of the family's; or single fields of one as a dict.
+        config: an official DDIM configuration by name, path or content; a size of DiT such as `DiT-B/4`; a
+            configuration of the family's; or single fields of one, as a dict or as text, `num_heads=4,num_classes=10`.
         prediction: what the output is read as: eps, x0 or v.
         schedule: a schedule by name, or fields of `ScheduleConfig`; those not given stay as they are.
         weights: which of a trainer's file: averaged where it has such, or raw.
@@ -112,12 +113,25 @@ def _told(config: Config | None) -> _Told:
         return _Told(network=config.model_dump())
     if isinstance(config, Mapping) and "model" not in config:
         return _Told(network=dict(config))
-    if str(config).startswith("DiT-"):
-        return _Told(network=dict(dit_size(str(config))))
+    if isinstance(config, str) and config.startswith("DiT-"):
+        return _Told(network=dict(dit_size(config)))
+    if isinstance(config, str) and "=" in config:
+        return _Told(network=_from_text(config))
     if isinstance(config, Mapping):
         config = validated(OfficialConfig, config, "config")
     official = config if isinstance(config, OfficialConfig) else read_config(config)
     return _Told(official.card_fields(), ema=official.model.ema)
+
+
+def _from_text(config: str) -> dict[str, Any]:
+    """`a=1,b=two` as {a: 1, b: "two"}."""
+    fields = {}
+    for part in config.split(","):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise DifflabError(f"config {config!r} is not understood; write fields as num_heads=4,num_classes=10.")
+        fields[name.strip()] = yaml.safe_load(value)
+    return fields
 
 
 def _locate(source: str | Path) -> tuple[Path, Entry | None]:

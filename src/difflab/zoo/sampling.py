@@ -211,7 +211,8 @@ def sample(
 
     Raises DifflabError for settings that do not fit the model.
     """
-    how = Guidance(guidance, guidance_channels, guidance_interval, guidance_rescale, guidance_course)
+    low, high = guidance_interval or (0.0, None)
+    how = Guidance(guidance, guidance_channels, low, high, guidance_rescale, guidance_course)
     steps = model.family.steps if steps is None else steps
     draw = Draw(
         sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how
