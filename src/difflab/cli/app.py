@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from difflab import __version__
-from difflab.cli import checks, data, draw, measure, official, studies, training, zoo
+from difflab.cli import checks, data, ddim, dit, draw, measure, studies, training, zoo
 
 app = typer.Typer(
     help="A laboratory for diffusion models: from checkpoint to report, with error bars.",
@@ -36,4 +36,5 @@ app.add_typer(zoo.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("convert")(zoo.convert)
 app.command("doctor")(checks.doctor)
-app.command("ddim")(official.ddim)
+app.command("ddim")(ddim.ddim)
+app.add_typer(dit.app, name="dit")

@@ -2,50 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from difflab.cli.options import Batch, Config, Device, Seed, one_of, pick_device
-from difflab.core.names import SamplerName, Spacing
+from difflab.cli.options import Batch, Config, Device, Seed, Vae, one_of, pick_device
+from difflab.core.names import Course, SamplerName, Spacing
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from difflab.zoo.model import Model
+    from difflab.zoo.sampling import Classes
 
 
 def sample(
     model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
     out: Annotated[Path, typer.Option(help="samples.npz, grid.png, or a folder.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
-    sampler: Annotated[str, typer.Option(help=f"{one_of(SamplerName)}; ddpm is ancestral, ddpm-noisy ermongroup's.")] = "ddim",
-    steps: Annotated[int, typer.Option(help="Sampler steps, 1 to the model's training timesteps.")] = 50,
+    sampler: Annotated[str | None, typer.Option(help=f"{one_of(SamplerName)}; ddpm is ancestral, ddpm-noisy ermongroup's; the family's own when left out (unet2d: ddim, dit: ddpm).")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps, 1 to the model's training timesteps; the family's own when left out (unet2d: 50, dit: 250).")] = None,
     eta: Annotated[float, typer.Option(help="DDIM stochasticity, 0 (deterministic) to 1 (DDPM).")] = 0.0,
-    spacing: Annotated[str | None, typer.Option(help=f"Where the steps lie: {one_of(Spacing)}; the family's own when left out (unet2d: uniform).")] = None,
+    spacing: Annotated[str | None, typer.Option(help=f"Where the steps lie: {one_of(Spacing)}; the family's own when left out (unet2d: uniform, dit: respaced).")] = None,
+    respacing: Annotated[str | None, typer.Option(help="The timesteps as ADM and DiT write them, such as 10,15,25 or ddim50, in the place of --steps and --spacing.")] = None,
     official_grid: Annotated[bool, typer.Option("--official-grid", help="The reference code's grid, quirks included; uniform and quad only.")] = False,
     clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp x0 to [-1, 1]; the sampler's habit when left out.")] = None,
+    classes: Annotated[str, typer.Option(help="random, balanced, or numbers or names in turn, such as 207,360.")] = "random",
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is off.")] = 1.0,
+    guidance_channels: Annotated[int | None, typer.Option(help="Guide only so many channels; official DiT guides 3 of 4.")] = None,
+    guidance_low: Annotated[float, typer.Option(help="Guide only above this noise level, sigma / alpha.")] = 0.0,
+    guidance_high: Annotated[float | None, typer.Option(help="Guide only up to this noise level.")] = None,
+    guidance_rescale: Annotated[float, typer.Option(help="Bring the guided output back to the conditional one's spread, 0 (not) to 1 (fully).")] = 0.0,
+    guidance_course: Annotated[str, typer.Option(help=f"{one_of(Course)}: how the scale goes from noise to data.")] = "constant",
     seed: Seed = 0,
     batch: Batch = 64,
     config: Config = None,
+    vae: Vae = None,
     prediction: Annotated[str | None, typer.Option(help="Read the output as eps, x0 or v, whatever the card says.")] = None,
     device: Device = None,
 ) -> None:  # fmt: skip
-    """Draw samples from a model."""
+    """Draw samples from a model. An .npz is drawn in chunks: after a kill the same command goes on."""
+    from difflab.core.guidance import Guidance
     from difflab.data.writers import check_grid, save_samples
+    from difflab.study.draws import draw_npz
     from difflab.zoo.load import load
     from difflab.zoo.sampling import Draw, grid_note, sample_batches
 
     if out.suffix == ".png" and not out.is_dir():
         check_grid(out, n)
-    loaded = load(model, config=config, prediction=prediction, device=pick_device(device))  # type: ignore[arg-type]
+    loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
     print(loaded.card.summary())
-    draw = Draw(sampler, steps, eta, spacing, official_grid, clip)  # type: ignore[arg-type]
+    how = Guidance(
+        guidance, guidance_channels, guidance_low, guidance_high, guidance_rescale, checked(guidance_course, Course)
+    )
+    draw = Draw(
+        sampler or loaded.family.sampler, loaded.family.steps if steps is None else steps, eta, spacing,  # type: ignore[arg-type]
+        official_grid, clip, respacing, read_classes(loaded, classes), how,
+    )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)
+    if out.suffix == ".npz" and not out.is_dir():
+        with bar_to(n, "samples") as watch:
+            draw_npz(out, loaded, draw, n=n, seed=seed, batch=batch, watch=watch)
+        print(f"{n} samples in {out}")
+        return
     batches = sample_batches(loaded, draw, seed, range(n), batch)
     count = save_samples(out, with_bar(batches, n, "samples"))
     print(f"{count} samples in {out}")
+
+
+def checked(value: str, names: Any) -> Any:
+    """`value` if it is one of a Literal's members. Raises DifflabError with the nearest name."""
+    from difflab.errors import DifflabError, suggest
+
+    if value not in get_args(names):
+        raise DifflabError(f"{value!r} is not one of {one_of(names)}.{suggest(value, get_args(names))}")
+    return value
+
+
+def read_classes(model: Model, text: str) -> Classes:
+    """`random`, `balanced`, or the numbers of classes given by number or, where the card has names, by name."""
+    from difflab.errors import DifflabError, suggest
+
+    if text in ("random", "balanced"):
+        return text  # type: ignore[return-value]
+    names = {name.lower(): number for number, name in enumerate(model.card.classes)}
+    numbers = []
+    for part in [text] if text.lower() in names else text.split(","):
+        word = part.strip().lower()
+        if word.isdecimal():
+            numbers.append(int(word))
+        elif word in names:
+            numbers.append(names[word])
+        else:
+            raise DifflabError(
+                f"class {part.strip()!r} is not known; give numbers, random or balanced.{suggest(word, names) if names else ''}"
+            )
+    return tuple(numbers)
+
+
+@contextmanager
+def bar_to(total: int, what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar that is told how far things are."""
+    from rich.progress import Progress
+
+    with Progress(transient=True) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 def with_bar(batches: Iterable[np.ndarray], total: int, what: str) -> Iterator[np.ndarray]:

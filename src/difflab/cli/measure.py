@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +12,12 @@ from difflab.cli.options import Features, Size, SkipBroken, Split
 
 
 def score(
-    metric: Annotated[str, typer.Argument(help="fid (called FD unless the features are Inception's).")],
+    metric: Annotated[
+        str,
+        typer.Argument(
+            help="fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity; or adm, the first five. FID is called FD unless the features are Inception's."
+        ),
+    ],
     samples: Annotated[str, typer.Argument(help="Folder, .npz, .tar, .tar.gz, lmdb, or data set name.")],
     reference: Annotated[str, typer.Argument(help="The same, or statistics .npz.")],
     features: Features = None,
@@ -20,17 +26,33 @@ def score(
     skip_broken: SkipBroken = False,
     json: Annotated[bool, typer.Option("--json", help="Print value, interval, n and passport as JSON.")] = False,
 ) -> None:
-    """Score pictures against a reference, with an interval."""
-    from difflab.study.measure import score as measure
+    """Score pictures against a reference, with intervals."""
+    from difflab.cli.options import pick_device
+    from difflab.score.adm import ADM
+    from difflab.study.measure import scores as measure
 
-    result = measure(metric, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken)
+    metrics = list(ADM) if metric == "adm" else [metric]
+    found = measure(
+        metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,
+        device=pick_device(None),
+    )  # fmt: skip
     if json:
         import json as encoder
 
-        record = {"metric": result.metric, "value": result.value, "low": result.low, "high": result.high, "n": result.n}
-        print(encoder.dumps(record | {"passport": result.passport}, indent=2))
-    else:
-        print(f"{result.metric} {result.value:.4g}  [{result.low:.4g}, {result.high:.4g}]  n = {result.n}")
+        records = [
+            {"metric": s.metric, "value": s.value, "low": s.low, "high": s.high, "n": s.n, "passport": s.passport}
+            for s in found.values()
+        ]
+        print(encoder.dumps(records if metric == "adm" else records[0], indent=2))
+        return
+    width = max(len(s.metric) for s in found.values())
+    for s in found.values():
+        print(f"{s.metric:<{width}} {s.value:.4g}  [{s.low:.4g}, {s.high:.4g}]  n = {s.n}{_against(s.passport)}")
+
+
+def _against(passport: Mapping[str, Any]) -> str:
+    points = passport.get("reference", {}).get("points")
+    return f", {points} reference pictures" if points else ""
 
 
 def stats(

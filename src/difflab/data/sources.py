@@ -70,26 +70,28 @@ KNOWN = {
 }
 
 
-def open_data(source: str | Path, *, split: str | None = None, size: int | None = None) -> Dataset:
+def open_data(
+    source: str | Path, *, split: str | None = None, size: int | None = None, crop: Crop | None = None
+) -> Dataset:
     """Open a data set by name or path; its `description` says what it was taken for.
 
     A name is `shapes` (the procedural world) or one of `KNOWN`, looked up in `$DIFFLAB_DATA/<name>` and brought to its
     usual size. A path is a folder of images, a .tar or .tar.gz, an .npz, an LSUN or FFHQ lmdb, a CelebA folder, or
     CIFAR-10 in an official form; its images keep their size. `size` brings either to size x size, by the crop that
-    belongs to the data (`Transform`). `split` picks a part where the data has parts. Write `./name` for a local folder
-    that has the name of a data set. Raises DifflabError if nothing is there or nothing can be made of it.
+    belongs to the data or the one told (`Transform`). `split` picks a part where the data has parts. Write `./name` for
+    a local folder that has the name of a data set. Raises DifflabError if nothing is there or it cannot be read.
     """
     if source == SHAPES:
         return _shapes(split, size)
     if isinstance(source, str) and source in KNOWN:
         known = KNOWN[source]
-        transform = known.transform if size is None else Transform(size, known.transform.crop)
+        transform = known.transform if size is None else Transform(size, crop or known.transform.crop)
         return Transformed(known.open(_home(source), split), transform)
     path = Path(source).expanduser()
     if not path.exists():
         raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
-    dataset, crop = _open_path(path, split)
-    return dataset if size is None else Transformed(dataset, Transform(size, crop))
+    dataset, usual = _open_path(path, split)
+    return dataset if size is None else Transformed(dataset, Transform(size, crop or usual))
 
 
 def fingerprint(source: str | Path) -> str:

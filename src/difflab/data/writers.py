@@ -45,10 +45,11 @@ def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], la
     )
 
 
-def grid(images: np.ndarray) -> np.ndarray:
-    """Images (N, H, W, C) in rows of ceil(sqrt(N)), white margins of 2 pixels between: one picture (H', W', C)."""
+def grid(images: np.ndarray, columns: int | None = None) -> np.ndarray:
+    """Images (N, H, W, C) as one picture (H', W', C): in rows of `columns`, ceil(sqrt(N)) by default, with white
+    margins of 2 pixels between."""
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     step_y, step_x = height + _MARGIN, width + _MARGIN
     canvas = np.full((rows * step_y + _MARGIN, columns * step_x + _MARGIN, channels), _BACKGROUND, np.uint8)

@@ -36,7 +36,8 @@ def _undamaged(path: Path) -> Iterator[None]:
         raise DifflabError(f"{path}: this file of a study is damaged; delete it and run the study again.") from error
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises DifflabError for a damaged one."""
     with _undamaged(path):
         return json.loads(path.read_text(encoding="utf-8"))
 
@@ -95,7 +96,7 @@ class CellStore:
     def timings(self) -> list[dict[str, Any]]:
         """What was recorded beside each chunk: seconds of sampling, in all and for a sample of each batch, samples,
         batch, machine."""
-        return [_read_json(self._chunk(i).with_suffix(".json")) for i in range(self.chunks())]
+        return [read_json(self._chunk(i).with_suffix(".json")) for i in range(self.chunks())]
 
     def put(self, name: str, value: Any) -> None:
         """Write a JSON record, such as `result`."""
@@ -104,7 +105,7 @@ class CellStore:
     def get(self, name: str) -> Any | None:
         """Read a JSON record, or None."""
         path = self.path / f"{name}.json"
-        return _read_json(path) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def _chunk(self, index: int) -> Path:
         return self.path / f"chunk-{index:05d}.npz"

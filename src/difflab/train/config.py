@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, fiel
 from difflab.core.loss import Reduction, Weighting
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
+from difflab.data.dataset import Crop
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
@@ -31,12 +32,14 @@ class _Strict(BaseModel):
 
 
 class DataConfig(_Strict):
-    """source: a data set name, folder or archive (see `data.sources`); size: pixels of the side; flip: mirror half of
+    """source: a data set name, folder or archive (see `data.sources`); size: pixels of the side; crop: how
+    pictures are brought to it, None is as usual for the data (see `data.dataset.Transform`); flip: mirror half of
     the pictures; split: for sources that have one; seed: of the world `shapes`; dequantization: noise below a grey
     level, as ermongroup/ddim can add it (see `data.transforms`)."""
 
     source: str
     size: Positive = 32
+    crop: Crop | None = None
     split: str | None = "train"
     flip: bool = True
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0

@@ -104,7 +104,7 @@ def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
 def _open(data: DataConfig) -> Dataset:
     if data.source == SHAPES:
         return Shapes(data.size, seed=data.seed)
-    return open_data(data.source, size=data.size, split=data.split)
+    return open_data(data.source, size=data.size, split=data.split, crop=data.crop)
 
 
 class _Log:

@@ -31,36 +31,36 @@ def fetch_model(name: str, progress: Progress | None = None) -> Path:
     if entry is None:
         fetchable = [e.name for e in entries().values() if e.url]
         raise DifflabError(f"{name}: nothing of that name can be fetched.{suggest(name, fetchable)}")
-    if entry.path is None and entry.url and entry.checksum:
+    if entry.path is None and entry.url:
         fetch(entry.url, entry.places[0], checksum=entry.checksum, progress=progress)
     path = entry.require()
     verify(entry, path)
     return path
 
 
-def fetch(url: str, dest: Path, *, checksum: tuple[Algorithm, str], progress: Progress | None = None) -> Path:
+def fetch(url: str, dest: Path, *, checksum: tuple[Algorithm, str] | None, progress: Progress | None = None) -> Path:
     """Download `url` to `dest` unless it is there with the right checksum.
 
     What an earlier try left in `<dest>.part` is continued if the server can, else begun anew.
 
     Args:
-        checksum: (algorithm, hex digest) of the whole file.
+        checksum: (algorithm, hex digest) of the whole file; None where none was published, and then the length that
+            the server tells is all that shows a broken download.
         progress: called after each block with the bytes so far and in all.
 
     Raises DifflabError if the server cannot be reached or refuses, the connection breaks, the content has another
     checksum, or the disk is full; `dest` is then untouched.
     """
-    algorithm, expected = checksum
-    if dest.is_file() and digest(dest, algorithm) == expected:
+    if dest.is_file() and (checksum is None or digest(dest, checksum[0]) == checksum[1]):
         return dest
     part = dest.with_name(f"{dest.name}.part")
     with explained(dest):
         dest.parent.mkdir(parents=True, exist_ok=True)
         _download(url, part, dest, progress or (lambda done, total: None))
-    if (found := digest(part, algorithm)) != expected:
+    if checksum is not None and (found := digest(part, checksum[0])) != checksum[1]:
         part.unlink()
         raise DifflabError(
-            f"{url}: the {algorithm} is {found}, but {expected} was expected; the file was discarded, try again."
+            f"{url}: the {checksum[0]} is {found}, but {checksum[1]} was expected; the file was discarded, try again."
         )
     with explained(dest):
         os.replace(part, dest)

@@ -137,7 +137,7 @@ def shipped_statistics(key: str) -> Path | None:
 def entries() -> dict[str, Entry]:
     """All entries by name with underscores. What ships and what is official cannot be shadowed."""
     trained, shipped = _below(home(), "trained"), _below(_assets(), "shipped")
-    listed = [*trained, *_official(), _inception(), *shipped]  # the later of two equal names counts
+    listed = [*trained, *_official(), *_dit(), _inception(), *shipped]  # the later of two equal names counts
     return {_normal(entry.name): entry for entry in listed}
 
 
@@ -193,6 +193,17 @@ def _official_entry(row: _Official, weights: Literal["ema", "raw"]) -> Entry:
     original = f"{prefix}diffusion_{row.data}_model/model-{row.steps}.ckpt"
     places = (home() / "models" / f"{name}.ckpt", _cache() / "diffusion_models_converted" / original)
     return Entry(name, "official", places, _HEIBOX.format(share), ("md5", md5), row.config, weights)
+
+
+def _dit() -> list[Entry]:
+    """The released DiT-XL/2; no checksums were published."""
+    found = []
+    for size in (256, 512):
+        file = f"DiT-XL-2-{size}x{size}.pt"
+        places = (home() / "models" / file, Path("pretrained_models") / file)  # the second is where its code puts it
+        url = f"https://dl.fbaipublicfiles.com/DiT/models/{file}"
+        found.append(Entry(file.removesuffix(".pt").lower(), "official", places, url))
+    return found
 
 
 def _inception() -> Entry:

@@ -1,0 +1,119 @@
+"""Many samples into one .npz: in chunks, so that a kill loses little, and from as many processes as there are."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from difflab import files
+from difflab.data.writers import save_samples
+from difflab.errors import DifflabError
+from difflab.study.store import read_json
+from difflab.zoo.model import Model
+from difflab.zoo.sampling import Draw, labels_of, plan, sample_batches
+
+CHUNK = 256  # samples written at a time
+_RECORD = "run.json"
+_WAIT = 1.0  # seconds between looks for what other processes draw
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of `world` processes this is: process `rank` draws every world-th chunk; process 0 puts them together."""
+
+    rank: int = 0
+    world: int = 1
+
+
+def draw_npz(
+    out: Path,
+    model: Model,
+    draw: Draw,
+    *,
+    n: int,
+    seed: int = 0,
+    batch: int = 64,
+    share: Share | None = None,
+    watch: Callable[[int], None] | None = None,
+) -> int:
+    """Draw `n` samples into `out`: `arr_0` the pictures and, for a model that is told classes, `arr_1` these.
+
+    Chunks wait in `<out>.parts/` until all are there, then become one file and go. The same call goes on after a kill;
+    the pictures depend on the settings alone, not on kills or on how many processes drew. `watch` is told how many
+    samples this process has drawn or found.
+
+    Returns how many samples this process drew. Raises DifflabError where parts of another run lie, or the disk refuses.
+    """
+    share = share or Share()
+    plan(model, draw)
+    parts = out.with_name(out.name + ".parts")
+    _claim(parts, _record(model, draw, n, seed), share)
+    drawn = 0
+    for number, rows in enumerate(_chunks(n)):
+        if number % share.world != share.rank:
+            continue
+        path = _chunk(parts, number)
+        if not path.exists():
+            pictures = np.concatenate(list(sample_batches(model, draw, seed, rows, batch)))
+            with files.writing(path) as file:
+                np.save(file, pictures)
+            drawn += len(rows)
+        if watch:
+            watch(rows.stop)
+    if share.rank == 0:
+        labels = labels_of(model, draw, seed, range(n))
+        save_samples(out, _gathered(parts, n), None if labels is None else labels.cpu().numpy())
+        shutil.rmtree(parts)
+    return drawn
+
+
+def _record(model: Model, draw: Draw, n: int, seed: int) -> dict[str, Any]:
+    """Everything that decides the pictures."""
+    card = model.card
+    return {
+        "weights": model.weights_hash, "codec": model.codec.passport(), "rounding": card.rounding,
+        "prediction": card.prediction, "variance": card.variance, "schedule": card.schedule.model_dump(),
+        "draw": {**asdict(draw), "classes": list(draw.classes) if isinstance(draw.classes, tuple) else draw.classes},
+        "seed": seed, "n": n, "chunk": CHUNK,
+    }  # fmt: skip
+
+
+def _claim(parts: Path, record: dict[str, Any], share: Share) -> None:
+    """Begin a folder of parts, or see that those there are of the same run."""
+    path = parts / _RECORD
+    if share.rank == 0 and not path.exists():
+        files.write_json(path, record)
+    while not path.exists():
+        time.sleep(_WAIT)
+    before = read_json(path)
+    if changed := [name for name in record if before.get(name) != record[name]]:
+        raise DifflabError(
+            f"{parts}: holds parts of a run with another {changed[0]}; repeat that command to finish it, delete the "
+            "folder, or choose another --out."
+        )
+
+
+def _chunks(n: int) -> Iterator[range]:
+    return (range(begin, min(begin + CHUNK, n)) for begin in range(0, n, CHUNK))
+
+
+def _chunk(parts: Path, number: int) -> Path:
+    return parts / f"chunk-{number:05d}.npy"
+
+
+def _gathered(parts: Path, n: int) -> Iterator[np.ndarray]:
+    """The pictures of all chunks in order, waiting for those that other processes draw."""
+    for number, _ in enumerate(_chunks(n)):
+        path = _chunk(parts, number)
+        while not path.exists():
+            time.sleep(_WAIT)
+        try:
+            yield np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise DifflabError(f"{path}: this part is damaged; delete it and repeat the command.") from error
