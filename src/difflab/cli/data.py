@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from difflab.cli.options import Size, SkipBroken, Split
+from difflab.cli.options import Batch, Device, Size, SkipBroken, Split
 
 app = typer.Typer(help="Data sets: which have a name, what a path is taken for.", invoke_without_command=True)
 
@@ -57,3 +57,28 @@ def show(
     if grid is not None and kept is not None:
         save_samples(grid, kept)
         print(f"grid: {grid}")
+
+
+@app.command()
+def latents(
+    source: Annotated[str, typer.Argument(help="Data set name, folder, archive or lmdb.")],
+    vae: Annotated[str, typer.Option(help="Autoencoder: a name, a folder in diffusers' layout, or a hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for the latents; a recipe's data.source may then be it.")],
+    split: Split = None,
+    size: Size = None,
+    crop: Annotated[str | None, typer.Option(help="How pictures are brought to --size: center-short, stretch, celeba, or adm, as for ImageNet.")] = None,
+    batch: Batch = 32,
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Store the latents of pictures, as they are and mirrored, so that a training need not encode them."""
+    from difflab.cli.draw import bar_to, checked
+    from difflab.cli.options import pick_device
+    from difflab.data.dataset import Crop
+    from difflab.train.latents import store_latents
+
+    how = None if crop is None else checked(crop, Crop)
+    with bar_to(None, "pictures") as watch:
+        count = store_latents(
+            source, vae, out, split=split, size=size, crop=how, batch=batch, device=pick_device(device), watch=watch
+        )
+    print(f"latents of {count} pictures in {out}")

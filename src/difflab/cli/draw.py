@@ -105,13 +105,13 @@ def read_classes(model: Model, text: str) -> Classes:
 
 
 @contextmanager
-def bar_to(total: int, what: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar that is told how far things are."""
+def bar_to(total: int | None, what: str) -> Iterator[Callable[..., None]]:
+    """A progress bar that is told how far things are, and of how many where that was not known."""
     from rich.progress import Progress
 
     with Progress(transient=True) as bar:
         task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, of=total: bar.update(task, completed=done, total=of)
 
 
 def with_bar(batches: Iterable[np.ndarray], total: int, what: str) -> Iterator[np.ndarray]:

@@ -48,7 +48,7 @@ def status(file: StudyFile, out: Out = None) -> None:
 
     study = find_study(file)
     store = Store(out or Path("runs") / study.name)
-    (bench,) = open_benches([study], store, device="cpu")
+    (bench,) = open_benches([(study, store)], device="cpu")
     rows = []
     for settings in study.cells():
         cell, chunks = bench.store.cell(bench.decides(settings)), -(-settings.count // study.chunk)
@@ -74,7 +74,7 @@ def explain(file: StudyFile) -> None:
 
 
 def reproduce(
-    problem_set: Annotated[str, typer.Argument(help="ddim, or all.")],
+    problem_set: Annotated[str, typer.Argument(help="ddim, dit, or all.")],
     scale: Annotated[str, typer.Option(help="demo (what ships), lab (models you trained), paper (official checkpoints).")] = "demo",
     out: Out = None,
     model: Annotated[str | None, typer.Option(help="Another model than the scale's.")] = None,
@@ -87,8 +87,8 @@ def reproduce(
     device: Device = None,
     engine: EngineName = "local",
 ) -> None:  # fmt: skip
-    """Run a problem set, its studies and its written questions, and leave one report."""
-    from difflab.report.page import build_report
+    """Run a problem set, or all of them, with their studies and written questions, and leave one report."""
+    from difflab.report.page import Chapter, build_book
     from difflab.study.bench import open_benches
     from difflab.study.presets import problem_sets, studies_of
     from difflab.study.run import run_benches
@@ -96,31 +96,31 @@ def reproduce(
 
     names = problem_sets(problem_set)
     changes = {"model": model, "config": config, "reference": reference, "split": split, "features": features}
-    pages = []
+    told = {name: value for name, value in changes.items() if value is not None}
+    root = out or Path("runs") / (problem_set if scale == "demo" else f"{problem_set}-{scale}")
+    folders = {name: root if len(names) == 1 else root / name for name in names}
+    studies = {name: studies_of(name, scale, told, count) for name in names}
+    pairs = [(study, Store(folders[name])) for name in names for study in studies[name]]
+    benches = iter(open_benches(pairs, batch=batch, device=pick_device(device)))
+    chapters = []
     for name in names:
-        studies = studies_of(name, scale, {k: v for k, v in changes.items() if v is not None}, count)
-        folder = out or Path("runs") / (name if scale == "demo" else f"{name}-{scale}")
-        benches = open_benches(studies, Store(folder), batch=batch, device=pick_device(device))
-        with _watching(name, studies) as watch:
-            folders = [folder / study.name for study in studies]
-            results = run_benches(benches, folders, engine_name=engine, watch=watch)
-        pages.append((build_report(results, folder / "report", problem_set=name), results))
-    for page, results in pages:
-        print(f"report: {page}")
-        _fail_if_cells_failed(results)
+        here = [next(benches) for _ in studies[name]]
+        with _watching(name, studies[name]) as watch:
+            places = [folders[name] / study.name for study in studies[name]]
+            chapters.append(Chapter(name, run_benches(here, places, engine_name=engine, watch=watch)))
+    print(f"report: {build_book(chapters, root / 'report')}")
+    _fail_if_cells_failed([result for chapter in chapters for result in chapter.results])
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished study or problem set.")],
-    problem_set: Annotated[str | None, typer.Option(help="Add the written answers of this problem set: ddim.")] = None,
-) -> None:
+    folder: Annotated[Path, typer.Argument(help="Folder of a finished study, problem set, or several problem sets.")],
+    problem_set: Annotated[str | None, typer.Option(help="Add the written answers of this problem set: ddim or dit.")] = None,
+) -> None:  # fmt: skip
     """Write the report of results that are there, again."""
-    from difflab.report.page import build_report, load_results
+    from difflab.report.page import Chapter, build_book, load_chapters, load_results
 
-    results = load_results(folder)
-    names = {result.study.name for result in results}
-    chosen = problem_set or ("ddim" if {"ddim-steps", "ddim-eta"} <= names else None)
-    print(f"report: {build_report(results, folder / 'report', problem_set=chosen)}")
+    chapters = load_chapters(folder) if problem_set is None else [Chapter(problem_set, load_results(folder))]
+    print(f"report: {build_book(chapters, folder / 'report')}")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from difflab.data.celeba import CelebA, is_celeba, partition_file
 from difflab.data.cifar10 import Cifar10, is_cifar10
 from difflab.data.dataset import Crop, Dataset, Transform, Transformed
 from difflab.data.images import ImageFolder
+from difflab.data.latents import is_latents
 from difflab.data.lsun import FfhqLmdb, LsunLmdb, is_ffhq, is_lmdb
 from difflab.errors import DifflabError, suggest
 from difflab.files import folders_below
@@ -137,6 +138,8 @@ def _home(name: str) -> Path:
 
 def _open_path(path: Path, split: str | None) -> tuple[Dataset, Crop]:
     """The data set at an existing path, and the crop that belongs to it."""
+    if is_latents(path):
+        raise DifflabError(f"{path}: holds latents, which are for training alone; give pictures.")
     if is_lmdb(path):
         return (FfhqLmdb(path, split=split) if is_ffhq(path) else LsunLmdb(path, split=split)), "center-short"
     if is_celeba(path):

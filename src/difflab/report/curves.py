@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
-_MORE_IS_BETTER: frozenset[Metric] = frozenset({"valid"})
+MORE_IS_BETTER: frozenset[Metric] = frozenset({"valid", "accuracy", "is", "precision", "recall", "density", "coverage"})
 
 
 @dataclass(frozen=True)
@@ -87,9 +87,9 @@ def compare(result: Result, metric: Metric, a: Row, b: Row) -> Comparison:
 
 def best(rows: Sequence[Row], metric: Metric) -> Row:
     """The row with the best score, of one or more rows that have it."""
-    sign = -1.0 if metric in _MORE_IS_BETTER else 1.0
+    sign = -1.0 if metric in MORE_IS_BETTER else 1.0
     return min(rows, key=lambda row: sign * row.scores[metric].value)
 
 
 def _better(metric: Metric, change: float) -> bool:
-    return change > 0 if metric in _MORE_IS_BETTER else change < 0
+    return change > 0 if metric in MORE_IS_BETTER else change < 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from difflab.report import words
-from difflab.report.curves import Curve, curves, first_axis, numeric, scored
+from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
 from difflab.report.palette import COLOURS, Look, Palette
 from difflab.report.timing import Fit, calls
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 INK, MUTED, RULE, MARK = (COLOURS[name][0] for name in ("ink", "muted", "rule", "mark"))
 _WIDE_SPAN = 8.0
 _TILE = 96
+_DISTANCES: tuple[Metric, ...] = ("fid", "kid")  # that may span decades
 _MOST_COLUMNS = 10
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -120,6 +121,33 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("network calls per sample")
         axes.set_title(f"sampling time ({unit} per sample)", loc="left", fontsize=10.5, pad=8)
+
+    return _panel(draw)
+
+
+def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> str:
+    """One metric against another, each cell a point with both 95 % intervals, connected along the first axis."""
+    along = first_axis(result)
+
+    def draw(axes: Axes) -> None:
+        for line in curves([row for row in scored(result, up) if across in row.scores], along):
+            look = palette.look(result, line)
+            x, y = (np.array([row.scores[metric].value for row in line.rows]) for metric in (across, up))
+            bars = [
+                [np.maximum(v - np.array([row.scores[m].low for row in line.rows]), 0),
+                 np.maximum(np.array([row.scores[m].high for row in line.rows]) - v, 0)]
+                for m, v in ((across, x), (up, y))
+            ]  # fmt: skip
+            axes.errorbar(
+                x, y, xerr=bars[0], yerr=bars[1], color=look.colour, ls=look.line, lw=1.8, marker=look.marker, ms=5.5,
+                elinewidth=0.8, label=words.settings(line.setting) or None,
+            )  # fmt: skip
+            for place, a, b in zip(line.places, x, y, strict=True):
+                axes.annotate(words.plain(place), (a, b), xytext=(5, 5), textcoords="offset points", fontsize=9)
+        axes.set_xlabel(words.heading(result, across))
+        axes.set_title(
+            f"{words.heading(result, up)}, labels: {words.axis_title(along)}", loc="left", fontsize=10.5, pad=8
+        )
 
     return _panel(draw)
 
@@ -238,10 +266,10 @@ def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look
 def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curve]) -> None:
     """Title and scale of a score's axis, and the floor that a perfect model would reach."""
     scores = [row.scores[metric] for line in lines for row in line.rows]
-    name = "valid samples (%)" if metric == "valid" else result.metric_names[metric]
+    name = words.heading(result, metric)
     lows = [score.low for score in scores]
     wide = (
-        metric != "valid"
+        metric in _DISTANCES
         and min(lows) > 0
         and max(score.value for score in scores) / min(score.value for score in scores) > _WIDE_SPAN
     )
@@ -249,7 +277,7 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
         _log_ticks(axes, "y", [words.scaled(metric, x) for score in scores for x in (score.low, score.high)])
     if metric == "fid" and result.floor is not None:
         _mark_floor(axes, result.floor.value)
-    better = "higher is better" if metric == "valid" else "lower is better"
+    better = "higher is better" if metric in MORE_IS_BETTER else "lower is better"
     axes.set_title(f"{name}, {better}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
 
 

@@ -20,6 +20,7 @@ from difflab.report.palette import COLOURS, Palette
 from difflab.report.paper import beside_paper
 from difflab.report.table import Table, build_table
 from difflab.report.timing import linear_fit
+from difflab.study.presets import PROBLEM_SETS
 from difflab.study.result import RESULT_FILE, Result, read_result
 from difflab.study.spec import Metric
 
@@ -27,7 +28,11 @@ if TYPE_CHECKING:
     import jinja2
 
 _ANSWERS = Path(__file__).parent / "answers"
-_TITLES = {"ddim": "DDIM: what steps and noise cost, and what they buy"}
+_TITLES = {
+    "ddim": "DDIM: what steps and noise cost, and what they buy",
+    "dit": "DiT: a transformer on latents, and what guidance trades",
+}
+_BOOK = "Diffusion models, one knob at a time"
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Section:
 
     result: Result
     anchor: str
+    number: int
     table: Table
     findings: list[str]
     figures: list[FigureView]
@@ -69,9 +75,15 @@ class Section:
 
 @dataclass
 class _Numbering:
-    """Figures in order of appearance, and where each kind of each study is."""
+    """Figures and tables in order of appearance, and where each kind of figure of each study is."""
 
     seen: list[tuple[str, FigureView]] = field(default_factory=list)
+    tables: int = 0
+
+    def table(self) -> int:
+        """The number of the next table."""
+        self.tables += 1
+        return self.tables
 
     def add(self, study: str, kind: str, svg: str, caption: str, alt: str, wide: bool = False) -> FigureView:
         number = len(self.seen) + 1
@@ -87,35 +99,98 @@ class _Numbering:
         return ""
 
 
+@dataclass(frozen=True)
+class Chapter:
+    """The studies of a problem set, whose written questions the report answers; None for studies of one's own."""
+
+    problem_set: str | None
+    results: Sequence[Result]
+
+
 def build_report(
     results: Sequence[Result], out: Path, *, problem_set: str | None = "ddim", title: str | None = None
 ) -> Path:
-    """Write the report of `results` to `out`: index.html, report.md, figures/*.svg; returns the path of index.html.
+    """The report of one problem set, or of studies of one's own; see `build_book`."""
+    return build_book([Chapter(problem_set, results)], out, title=title)
 
-    problem_set: whose written questions are answered, None for none; title: the problem set's by default.
-    Raises DifflabError for no results, for an unknown problem set, and where `out` cannot be written to.
+
+def build_book(chapters: Sequence[Chapter], out: Path, *, title: str | None = None) -> Path:
+    """Write the report of some problem sets to `out`: index.html, report.md, figures/*.svg; returns index.html's path.
+
+    title: by default that of the only chapter. Raises DifflabError for no results, for an unknown problem set, and
+    where `out` cannot be written to.
     """
-    if not results:
+    if not chapters or not all(chapter.results for chapter in chapters):
         raise DifflabError("The report has no results, but needs those of at least one study; run a study first.")
     known = [path.name.removesuffix(".md.j2") for path in _ANSWERS.glob("*.md.j2")]
-    if problem_set is not None and problem_set not in known:
-        raise DifflabError(f"The problem set {problem_set!r} has no written answers.{suggest(problem_set, known)}")
-    numbering = _Numbering()
-    palette = Palette(results)
-    context = _context(results, palette, numbering)
-    context["title"] = title or _TITLES.get(problem_set or "") or results[0].study.question or results[0].study.name
-    context["paper"] = beside_paper(results) if problem_set == "ddim" else None
-    environment = _environment()
+    for chapter in chapters:
+        if chapter.problem_set is not None and chapter.problem_set not in known:
+            wrong = chapter.problem_set
+            raise DifflabError(f"The problem set {wrong!r} has no written answers.{suggest(wrong, known)}")
+    numbering, environment = _Numbering(), _environment()
+    parts = [_part(chapter, numbering, environment) for chapter in chapters]
+    results = [result for chapter in chapters for result in chapter.results]
+    context: dict[str, Any] = {
+        "title": title or (parts[0].title if len(parts) == 1 else _BOOK),
+        "chapters": parts,
+        "colours": COLOURS,
+    }
     context["reading"] = environment.get_template("reading.md.j2").render(
-        context, results=results, floor=any(result.floor for result in results)
+        results=results, floor=any(result.floor for result in results), chapters=chapters, unlike=_unlike(results)
     )
-    context["answers"] = _answers(environment, problem_set, results, numbering)
     out = Path(out)
     for _, view in numbering.seen:
         files.write_text(out / view.file, view.svg)
     files.write_text(out / "report.md", environment.get_template("report.md.j2").render(context))
     files.write_text(out / "index.html", environment.get_template("page.html.j2").render(context))
     return out / "index.html"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A chapter as the templates see it."""
+
+    title: str
+    anchor: str
+    abstract: str
+    headline: FigureView | None
+    sections: list[Section]
+    paper: Any
+    paper_number: int
+    answers: str
+
+
+def _part(chapter: Chapter, numbering: _Numbering, environment: jinja2.Environment) -> _Part:
+    results, name = chapter.results, chapter.problem_set
+    palette = Palette(results)
+    head = _headline_figure(results[0], palette, numbering)
+    sections = [_section(result, palette, numbering) for result in results]
+    paper = beside_paper(results) if name == "ddim" else None
+    return _Part(
+        title=_TITLES.get(name or "") or results[0].study.question or results[0].study.name,
+        anchor=f"set-{_slug(name or results[0].study.name)}",
+        abstract=_abstract(results),
+        headline=head,
+        sections=sections,
+        paper=paper,
+        paper_number=numbering.table() if paper else 0,
+        answers=_answers(environment, name, results, numbering),
+    )
+
+
+def load_chapters(root: Path) -> list[Chapter]:
+    """The chapters below a folder of several problem sets, or the one that a study or a problem set makes.
+
+    Raises DifflabError as `load_results` does.
+    """
+    root = Path(root)
+    sets = [name for name in PROBLEM_SETS if any((root / name).glob(f"*/{RESULT_FILE}"))]
+    if sets:
+        return [Chapter(name, load_results(root / name)) for name in sets]
+    results = load_results(root)
+    names = {result.study.name for result in results}
+    of = next((name for name, studies in PROBLEM_SETS.items() if set(studies[:2]) <= names), None)
+    return [Chapter(of, results)]
 
 
 def load_results(root: Path) -> list[Result]:
@@ -142,21 +217,11 @@ def _load(folder: Path, root: Path) -> Result:
         ) from error
 
 
-def _context(results: Sequence[Result], palette: Palette, numbering: _Numbering) -> dict[str, Any]:
-    head = _headline_figure(results[0], palette, numbering)
-    return {
-        "abstract": _abstract(results),
-        "headline": head,
-        "sections": [_section(result, palette, numbering) for result in results],
-        "colours": COLOURS,
-        "unlike": _unlike(results),
-    }
-
-
 def _section(result: Result, palette: Palette, numbering: _Numbering) -> Section:
     return Section(
         result=result,
         anchor=_slug(result.study.name),
+        number=numbering.table(),
         table=build_table(result),
         findings=findings(result),
         figures=list(_figures(result, palette, numbering)),
@@ -189,7 +254,7 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
     for metric in result.metric_names:
         if scored(result, metric):
             caption = (
-                f"{words.capital(_metric_title(result, metric))} along {along.replace('_', ' ')}. Bars: 95 % intervals."
+                f"{words.capital(words.title(result, metric))} along {along.replace('_', ' ')}. Bars: 95 % intervals."
             )
             yield numbering.add(
                 name,
@@ -198,10 +263,14 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
                 caption,
                 _alt(result, metric, along),
             )
+    if {"precision", "recall"} <= result.metric_names.keys():
+        caption = "Fidelity against diversity: precision over recall, both with 95 % intervals."
+        traded = figures.trade_off(result, "recall", "precision", palette)
+        yield numbering.add(name, "trade-off", traded, caption, "Precision against recall.")
     main = next(iter(result.metric_names))
     if any(row.seconds_per_sample > 0 for row in scored(result, main)):
         caption = (
-            f"What quality costs: {_metric_title(result, main)} against sampling time. Each point is a cell, "
+            f"What quality costs: {words.title(result, main)} against sampling time. Each point is a cell, "
             f"connected along {figures.time_axis(result).replace('_', ' ')}."
         )
         yield numbering.add(
@@ -252,7 +321,7 @@ def _setting(result: Result) -> dict[str, str]:
         "Held fixed": ", ".join(shown) or "nothing else",
         "Model": study.model,
         "Reference": _reference(result),
-        "Measured by": ", ".join(_metric_title(result, metric) for metric in result.metric_names),
+        "Measured by": ", ".join(words.title(result, metric) for metric in result.metric_names),
         "Samples": f"{words.fixed(study.base.count, 0)} a cell, from seed {study.base.seed}"
         if "count" not in study.axes
         else "varied",
@@ -280,15 +349,11 @@ def _unlike(results: Sequence[Result]) -> list[str]:
     return [name for name in names if len({one.get(name) for one in made}) > 1]
 
 
-def _metric_title(result: Result, metric: Metric) -> str:
-    return "share of valid samples" if metric == "valid" else result.metric_names[metric]
-
-
 def _alt(result: Result, metric: Metric, along: str) -> str:
     values = [words.scaled(metric, row.scores[metric].value) for row in scored(result, metric)]
     low, high = words.significant(min(values), 3), words.significant(max(values), 3)
     span = f"{len(values)} cells between {low} and {high}{words.unit(metric)}"
-    return f"{words.capital(_metric_title(result, metric))} against {along}: {span}."
+    return f"{words.capital(words.title(result, metric))} against {along}: {span}."
 
 
 def _answers(

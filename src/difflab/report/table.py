@@ -54,7 +54,7 @@ class Table:
 def build_table(result: Result) -> Table:
     """The table of a study, in the order of its cells."""
     axes = [name.replace("_", " ") for name in result.study.axes]
-    metrics = [name if metric != "valid" else "valid samples (%)" for metric, name in result.metric_names.items()]
+    metrics = [words.heading(result, metric) for metric in result.metric_names]
     return Table(axes, metrics, [_line(result, row) for row in result.rows])
 
 

@@ -9,22 +9,35 @@ from difflab.study.result import Result, Score
 from difflab.study.spec import Metric, Scalar
 
 _MOST_DIGITS = 4
-_PERCENT: frozenset[Metric] = frozenset({"valid"})
+_SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
+    "valid": ("share of valid samples", "valid samples (%)"),
+    "accuracy": ("class accuracy", "samples of the class asked for (%)"),
+}
 
 
 def short(result: Result, metric: Metric) -> str:
-    """A metric's name for a sentence: "FD (shapes-image)" -> "FD"; `valid` is spelled out."""
-    return "share of valid samples" if metric == "valid" else result.metric_names[metric].split(" (")[0]
+    """A metric's name for a sentence: "FD (shapes-image)" -> "FD"; shares are spelled out."""
+    return _SHARES[metric][0] if metric in _SHARES else result.metric_names[metric].split(" (")[0]
+
+
+def title(result: Result, metric: Metric) -> str:
+    """A metric's full name for a sentence."""
+    return _SHARES[metric][0] if metric in _SHARES else result.metric_names[metric]
+
+
+def heading(result: Result, metric: Metric) -> str:
+    """A metric's name for an axis or a column, with its unit."""
+    return _SHARES[metric][1] if metric in _SHARES else result.metric_names[metric]
 
 
 def scaled(metric: Metric, value: float) -> float:
     """A score in the unit it is shown in: shares in per cent, all else as it is."""
-    return 100.0 * value if metric in _PERCENT else value
+    return 100.0 * value if metric in _SHARES else value
 
 
 def unit(metric: Metric) -> str:
     """What follows a score of this metric."""
-    return "\u00a0%" if metric in _PERCENT else ""
+    return "\u00a0%" if metric in _SHARES else ""
 
 
 def decimals(value: float, low: float, high: float) -> int:
@@ -94,6 +107,8 @@ def setting(name: str, value: Scalar) -> str:
         return f"{plain(value)}\u00a0step{'' if value == 1 else 's'}"
     if name == "sampler":
         return f"sampler {value}"
+    if name == "guidance":
+        return f"scale\u00a0{plain(value)}"
     return f"{name.replace('_', ' ')}\u00a0{plain(value)}"
 
 
@@ -109,6 +124,7 @@ def axis_title(name: str) -> str:
         "steps": "sampling steps",
         "eta": "eta (0: deterministic, 1: as noisy as DDPM)",
         "count": "samples",
+        "guidance": "guidance scale (1: off)",
     }
     return titles.get(name, name.replace("_", " "))
 

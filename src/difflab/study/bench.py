@@ -181,13 +181,15 @@ class Bench:
         return calls_of(self.model, draw_of(settings))
 
 
-def open_benches(studies: Sequence[Study], store: Store, *, batch: int = 64, device: str | None = None) -> list[Bench]:
-    """A bench for each study, which share what they have in common; `device` None takes a GPU where there is one.
+def open_benches(studies: Sequence[tuple[Study, Store]], *, batch: int = 64, device: str | None = None) -> list[Bench]:
+    """A bench for each study and its store, which share what they have in common.
+
+    `device` None takes a GPU where there is one.
 
     Raises DifflabError that names everything the studies miss, all at once, before any work starts.
     """
     shelf = Shelf(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    benches = [Bench(study, store, shelf, batch) for study in studies]
+    benches = [Bench(study, store, shelf, batch) for study, store in studies]
     problems = list(dict.fromkeys(problem for bench in benches for problem in bench.problems()))
     if len(problems) > 1:
         raise DifflabError("\n".join([f"{len(problems)} things are missing or wrong:", *(f"- {p}" for p in problems)]))

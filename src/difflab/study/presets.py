@@ -10,7 +10,7 @@ from typing import Any
 from difflab.errors import DifflabError, suggest
 from difflab.study.spec import Study, parse_study, read_study
 
-PROBLEM_SETS = {"ddim": ("ddim-steps", "ddim-eta", "ddim-grid")}
+PROBLEM_SETS = {"ddim": ("ddim-steps", "ddim-eta", "ddim-grid"), "dit": ("dit-steps", "dit-cfg")}
 SCALES = ("demo", "lab", "paper")
 
 

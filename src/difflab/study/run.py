@@ -90,7 +90,7 @@ def run_study(
     """
     study = study if isinstance(study, Study) else read_study(Path(study))
     folder = Path(out) if out is not None else Path("runs") / study.name
-    benches = open_benches([study], store or Store(folder), batch=batch, device=device)
+    benches = open_benches([(study, store or Store(folder))], batch=batch, device=device)
     return run_benches(benches, [folder], engine_name=engine_name, watch=watch)[0]
 
 

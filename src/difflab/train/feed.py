@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
-from difflab.data.dataset import Dataset
+from difflab.data.dataset import Dataset, Item
+from difflab.data.latents import Latents
 from difflab.data.shapes import Shapes
 
 _IN_MEMORY = 1 << 30  # bytes of pictures kept decoded; larger data sets are decoded again each time they come up
@@ -21,11 +23,13 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """pictures (B, H, W, C) uint8; labels (B,) int64, -1 where there is none; indices (B,) into the data set."""
+    """pictures (B, H, W, C) uint8; labels (B,) int64, -1 where there is none; indices (B,) into the data set; moments
+    (B, 2 C, h, w) float32 of stored latents, in the place of pictures, which are empty then."""
 
     pictures: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
+    moments: np.ndarray | None = None
 
 
 class Feed:
@@ -44,7 +48,7 @@ class Feed:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Dataset | Latents,
         batch: int,
         seed: int,
         *,
@@ -58,7 +62,7 @@ class Feed:
         self._threads = ThreadPoolExecutor(workers)
         self._ahead: tuple[int, Future[Batch]] | None = None
         self._one_at_a_time = ThreadPoolExecutor(1)
-        self._decoded = self._decode_all() if not isinstance(dataset, Shapes) and self._fits() else None
+        self._decoded = self._decode_all() if not isinstance(dataset, Shapes | Latents) and self._fits() else None
 
     def at(self, step: int) -> Batch:
         """The samples of one step."""
@@ -81,9 +85,14 @@ class Feed:
 
     def _make(self, step: int) -> Batch:
         indices = self.indices(step)
+        mirrored = np.zeros(len(indices), bool)
+        if self.flip:
+            mirrored = np.random.default_rng(step_seed(self.seed, step, self.rank)).random(len(indices)) < 0.5
+        if isinstance(self.dataset, Latents):
+            moments, labels = self.dataset.batch(indices, mirrored)
+            return Batch(np.empty(0, np.uint8), labels, indices, moments)
         pictures, labels = self._read(indices)
         if self.flip:
-            mirrored = np.random.default_rng(step_seed(self.seed, step, self.rank)).random(len(pictures)) < 0.5
             coin = mirrored.reshape(-1, *[1] * (pictures.ndim - 1))
             pictures = np.where(coin, pictures[..., ::-1, :], pictures)
         return Batch(np.ascontiguousarray(pictures), labels, indices)
@@ -93,18 +102,23 @@ class Feed:
             return self.dataset.batch(indices)
         if self._decoded is not None:
             return self._decoded[0][indices], self._decoded[1][indices]
-        items = list(self._threads.map(self.dataset.__getitem__, indices.tolist()))
+        items = list(self._threads.map(_item_of(self.dataset), indices.tolist()))
         return np.stack([item.x for item in items]), np.array([-1 if i.label is None else i.label for i in items])
 
     def _fits(self) -> bool:
-        return len(self.dataset) * self.dataset[0].x.nbytes <= _IN_MEMORY
+        return len(self.dataset) * _item_of(self.dataset)(0).x.nbytes <= _IN_MEMORY
 
     def _decode_all(self) -> tuple[np.ndarray, np.ndarray]:
-        n = len(self.dataset)
-        pictures, labels = np.empty((n, *self.dataset[0].x.shape), np.uint8), np.empty(n, np.int64)
-        for i, item in enumerate(self._threads.map(self.dataset.__getitem__, range(n))):
+        n, item_of = len(self.dataset), _item_of(self.dataset)
+        pictures, labels = np.empty((n, *item_of(0).x.shape), np.uint8), np.empty(n, np.int64)
+        for i, item in enumerate(self._threads.map(item_of, range(n))):
             pictures[i], labels[i] = item.x, -1 if item.label is None else item.label
         return pictures, labels
+
+
+def _item_of(dataset: Dataset | Latents) -> Callable[[int], Item]:
+    assert not isinstance(dataset, Latents), "latents are read a batch at a time"
+    return dataset.__getitem__
 
 
 @lru_cache(maxsize=2)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from difflab import files
 from difflab.data.dataset import Dataset
+from difflab.data.latents import Latents
 from difflab.errors import DifflabError
 from difflab.train.config import AnyRecipe, DiffusionRecipe, parse_recipe
 from difflab.train.ema import EMA
@@ -52,7 +53,7 @@ class Trainer:
         folder: where `checkpoint.pt` lies.
     """
 
-    def __init__(self, recipe: AnyRecipe, dataset: Dataset, folder: Path) -> None:
+    def __init__(self, recipe: AnyRecipe, dataset: Dataset | Latents, folder: Path) -> None:
         self.recipe, self.folder = recipe, folder
         self.accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
         _warn_if_emulated(recipe.precision, self.accelerator.device)

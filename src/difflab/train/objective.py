@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from difflab.core.loss import antithetic_timesteps, diffusion_loss, hybrid_terms
 from difflab.core.posterior import Posteriors
 from difflab.data.dataset import Dataset
+from difflab.data.latents import Latents
 from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, sample_scenes
 from difflab.data.transforms import Pixels, scale_unit
 from difflab.errors import DifflabError, suggest
-from difflab.nets.autoencoder import KLAutoencoder
+from difflab.nets.autoencoder import KLAutoencoder, Posterior
 from difflab.nets.dit import DiT
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
@@ -101,7 +102,10 @@ class DiffusionObjective:
         autoencoder = self.opened_autoencoder(device)
         if autoencoder is None:
             return _pixels(batch.pictures, self.recipe.data.dequantization, generator).to(device)
-        posterior = autoencoder.encode(encode(batch.pictures).to(device))
+        if batch.moments is None:
+            posterior = autoencoder.encode(encode(batch.pictures).to(device))
+        else:
+            posterior = Posterior(*torch.from_numpy(batch.moments).to(device).chunk(2, dim=1))
         noise = torch.randn(posterior.mean.shape, generator=generator)
         return posterior.sample(noise.to(device)) * autoencoder.scale
 
@@ -209,15 +213,32 @@ def check_heads(recipe: FeaturesRecipe, dataset: Dataset) -> None:
             )
 
 
-def check_classes(recipe: DiffusionRecipe, dataset: Dataset) -> None:
+def check_classes(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
     """Raise DifflabError unless the labels of `dataset` are classes that the network of `recipe` is told apart by."""
     told = recipe.network.classes
     if told is None or told == 1:  # one class is no class
         return
-    if (found := _count_classes(dataset)) > told:
+    found = dataset.count_classes() if isinstance(dataset, Latents) else _count_classes(dataset)
+    if found > told:
         raise DifflabError(
             f"{recipe.name}: the data have {found} classes, but the network is told {told} apart; set "
             f"network.num_classes to {found}."
+        )
+
+
+def check_latents(recipe: DiffusionRecipe, latents: Latents) -> None:
+    """Raise DifflabError unless stored latents are of the recipe's autoencoder and size."""
+    if recipe.autoencoder is None:
+        raise DifflabError(f"{recipe.name}: the data are latents, so autoencoder must name what made them.")
+    if latents.record["autoencoder"] != open_autoencoder(recipe.autoencoder).weights_hash():
+        raise DifflabError(
+            f"{recipe.name}: the latents were made by another autoencoder ({latents.record['vae']}) than "
+            f"{recipe.autoencoder}; set autoencoder to it, or make them again."
+        )
+    if latents.record["size"] != recipe.data.size:
+        raise DifflabError(
+            f"{recipe.name}: the latents are of pictures of {latents.record['size']} pixels, but data.size is "
+            f"{recipe.data.size}; set it alike."
         )
 
 

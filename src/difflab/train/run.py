@@ -15,6 +15,7 @@ import torch
 
 from difflab import files
 from difflab.data.dataset import Dataset
+from difflab.data.latents import Latents, is_latents
 from difflab.data.shapes import Shapes
 from difflab.data.sources import SHAPES, open_data
 from difflab.data.writers import save_samples
@@ -23,7 +24,7 @@ from difflab.nets.autoencoder import KLAutoencoder
 from difflab.score.features import SmallFeatures, save_small_features
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DataConfig, DiffusionRecipe, FeaturesRecipe
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
-from difflab.train.objective import DiffusionObjective, check_classes, check_heads
+from difflab.train.objective import DiffusionObjective, check_classes, check_heads, check_latents
 from difflab.zoo.autoencoder import AutoencoderCard, save_autoencoder
 from difflab.zoo.card import Card, CodecConfig
 from difflab.zoo.checkpoint import save_checkpoint
@@ -53,10 +54,7 @@ def train(
     if (out / CHECKPOINT).exists() and not resume:
         raise DifflabError(f"{out}: a training is here already; continue it with --resume, or choose another --out.")
     dataset = _open(recipe.data)
-    if isinstance(recipe, FeaturesRecipe):
-        check_heads(recipe, dataset)
-    if isinstance(recipe, DiffusionRecipe):
-        check_classes(recipe, dataset)
+    _check(recipe, dataset)
     trainer = Trainer(recipe, dataset, out)
     if resume:
         trainer.resume()
@@ -75,6 +73,18 @@ def train(
             if watch:
                 watch(progress)
     return _finish(recipe, trainer, out)
+
+
+def _check(recipe: AnyRecipe, dataset: Dataset | Latents) -> None:
+    """Raise DifflabError unless the data are what the recipe can learn from."""
+    if isinstance(recipe, DiffusionRecipe):
+        check_classes(recipe, dataset)
+        if isinstance(dataset, Latents):
+            check_latents(recipe, dataset)
+    elif isinstance(dataset, Latents):
+        raise DifflabError(f"{recipe.name}: the data are latents, which only a diffusion model is trained on.")
+    elif isinstance(recipe, FeaturesRecipe):
+        check_heads(recipe, dataset)
 
 
 @contextmanager
@@ -101,7 +111,9 @@ def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _open(data: DataConfig) -> Dataset:
+def _open(data: DataConfig) -> Dataset | Latents:
+    if is_latents(Path(data.source)):
+        return Latents(Path(data.source))
     if data.source == SHAPES:
         return Shapes(data.size, seed=data.seed)
     return open_data(data.source, size=data.size, split=data.split, crop=data.crop)
