@@ -275,7 +275,7 @@ def test_a_trained_model_can_be_called_by_its_name(tmp_path: Path, monkeypatch: 
     assert "little" in _run("models", "show", "little")
     shadow = tmp_path / "shapes-unet2d.safetensors"
     shadow.write_bytes(b"not what ships")
-    assert publish(shadow) is None, "what ships cannot be shadowed"
+    assert publish(shadow, "models") is None, "what ships cannot be shadowed"
 
 
 def test_official_interpolation_ends_at_its_two_latents(trainer_file: Path, tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def _reach(x: Tensor, k: int) -> Tensor:
     """(n,) squared distance of each row to its k-th nearest other row."""
     nearest = torch.full((len(x), k), torch.inf, dtype=x.dtype, device=x.device)
     for rows, columns, distance in _blocks(x, x):
-        own = torch.arange(max(rows.start, columns.start), min(rows.stop, columns.stop), device=x.device)
+        first = max(rows.start, columns.start)
+        own = torch.arange(first, max(first, min(rows.stop, columns.stop)), device=x.device)  # none where blocks part
         distance[own - rows.start, own - columns.start] = torch.inf
         both = torch.cat([nearest[rows], distance], dim=1)
         nearest[rows] = both.topk(k, dim=1, largest=False).values
