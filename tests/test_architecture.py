@@ -23,11 +23,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": set(),
     "zoo": {"core", "nets"},
     "train": {"core", "nets", "zoo", "data", "score"},  # score: for the feature networks that it trains
-    "study": {"core", "zoo", "data", "score"},
+    "study": {"core", "zoo", "data", "score", "train"},  # train: for studies that compare trainings
     "report": {"study"},
 }
 WITHOUT_TORCH = [
-    *(f"study/{name}.py" for name in ("spec", "store", "result", "presets")),
+    *(f"study/{name}.py" for name in ("spec", "store", "result", "presets", "learning")),
     *(f"report/{path.name}" for path in SOURCE.glob("report/*.py")),
 ]
 

@@ -267,18 +267,24 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> AnyRecipe:
 
 
 def _apply(fields: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
+    key, equals, text = override.partition("=")
     if not equals:
         raise DifflabError(f"override {override!r} has no '='; write it as key=value, for example optim.lr=1e-4.")
+    try:
+        value = yaml.load(text, Loader=_Numbers)
+    except yaml.YAMLError as error:
+        raise DifflabError(f"override {override!r}: the value is not YAML; quote it, or close its brackets.") from error
+    apply_override(fields, key, value)
+
+
+def apply_override(fields: dict[str, Any], key: str, value: Any) -> None:
+    """Set one field of a recipe's fields, where a dot in `key` goes one level down."""
     *parents, last = key.split(".")
     for parent in parents:
         fields = fields.setdefault(parent, {})
         if not isinstance(fields, dict):
-            raise DifflabError(f"override {override!r}: {parent!r} is a single value, so nothing can be set below it.")
-    try:
-        fields[last] = yaml.load(value, Loader=_Numbers)
-    except yaml.YAMLError as error:
-        raise DifflabError(f"override {override!r}: the value is not YAML; quote it, or close its brackets.") from error
+            raise DifflabError(f"override {key!r}: {parent!r} is a single value, so nothing can be set below it.")
+    fields[last] = value
 
 
 class _Numbers(yaml.SafeLoader):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,15 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    snapshots: Collection[int] = (),
     watch: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Train by `recipe` in the folder `out`; returns the finished model's file.
 
     The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
-    `<name>.safetensors`. `watch` sees every step. Ctrl-C lets the step that runs end and saves the state before the
-    interrupt goes on; a second Ctrl-C does not wait and saves nothing.
+    `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step. Ctrl-C
+    lets the step that runs end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and saves
+    nothing.
 
     Raises DifflabError when a training is there already and `resume` is off, or its data cannot be read.
     """
@@ -66,6 +68,8 @@ def train(
                 log.see(progress, recipe)
             if progress.step % recipe.save_every == 0 or progress.step == recipe.steps or interrupted():
                 trainer.save()
+            if main and progress.step in snapshots:
+                _save_model(recipe, trainer, snapshot_file(out, progress.step))
             if interrupted():
                 raise KeyboardInterrupt
             if main and isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
@@ -150,6 +154,16 @@ def _grid(recipe: DiffusionRecipe, trainer: Trainer) -> np.ndarray:
     model = build_model(_card(recipe, trainer, {}), trainer.averaged_state(), trainer.accelerator.device)
     classes = "random" if recipe.network.classes is None else "balanced"
     return sample(model, GRID, steps=min(50, model.schedule.timesteps), classes=classes)
+
+
+def snapshot_file(out: Path, step: int) -> Path:
+    """Where a training in the folder `out` leaves the model of a step."""
+    return out / "snapshots" / f"{step:07d}.safetensors"
+
+
+def _save_model(recipe: AnyRecipe, trainer: Trainer, path: Path) -> None:
+    assert isinstance(recipe, DiffusionRecipe), "snapshots are of diffusion models"
+    save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), trainer.averaged_state())
 
 
 def _finish(recipe: AnyRecipe, trainer: Trainer, out: Path) -> Path:

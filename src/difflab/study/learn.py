@@ -1,0 +1,138 @@
+"""Running a study of trainings: train what is missing, measure every snapshot, record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from difflab import files
+from difflab.data.shapes import Shapes
+from difflab.data.sources import open_data
+from difflab.errors import DifflabError
+from difflab.study.learning import Learning, LearningStudy, Point, Variant
+from difflab.study.measure import FRESH_SEED, SHAPES, picture_batches
+from difflab.study.record import machine
+from difflab.study.result import Result
+from difflab.study.run import run_study
+from difflab.study.spec import Study
+from difflab.study.store import Store, read_json
+from difflab.train.config import DiffusionRecipe, apply_override, parse_recipe
+from difflab.train.feed import Batch
+from difflab.train.loop import CHECKPOINT, Progress
+from difflab.train.objective import DiffusionObjective
+from difflab.train.run import snapshot_file, train
+from difflab.zoo.load import load
+
+Watch = Callable[[str, Progress | None], None]
+
+
+def run_learning(
+    study: LearningStudy, out: Path, *, batch: int = 64, device: str | None = None, watch: Watch | None = None
+) -> Learning:
+    """Run a study of trainings, or go on with one that was killed, and return its numbers.
+
+    `watch` is told the training's name with every step, and again without one when it is measured. Raises DifflabError
+    for whatever is wrong with the recipe of any variant, before any of them is trained.
+    """
+    tell = watch or (lambda name, progress: None)
+    recipes = {(variant, seed): recipe_of(study, variant, seed) for variant in study.variants for seed in study.seeds}
+    files.write_text(
+        out / "study.yaml", yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    )
+    for recipe in recipes.values():
+        folder = out / "trainings" / recipe.name
+        if not all(snapshot_file(folder, step).exists() for step in study.snapshots):
+            resume = (folder / CHECKPOINT).exists()
+            train(recipe, folder, resume=resume, snapshots=study.snapshots, watch=lambda p, r=recipe: tell(r.name, p))  # type: ignore[misc]
+    points, last = [], None
+    for (variant, seed), recipe in recipes.items():
+        tell(recipe.name, None)
+        for step in study.snapshots:
+            path = out / "points" / f"{recipe.name}-{step:07d}.json"
+            snapshot = snapshot_file(out / "trainings" / recipe.name, step)
+            result = _sampled(study, snapshot, out, batch, device)
+            if not path.exists():
+                scores = result.rows[0].scores
+                point = Point(
+                    variant=variant, seed=seed, step=step, images=step * recipe.batch,
+                    loss=held_out_loss(study, recipe, snapshot), scores=scores,
+                )  # fmt: skip
+                files.write_text(path, point.model_dump_json(indent=1) + "\n")
+            points.append(Point.model_validate(read_json(path)))
+            last = result
+    assert last is not None
+    found = Learning(
+        study=study,
+        metric_names=last.metric_names,
+        variants=[_variant(study, name, out) for name in study.variants],
+        points=points,
+        floor=last.floor,
+        machine=machine(device or "cpu"),
+    )
+    found.save(out)
+    return found
+
+
+def recipe_of(study: LearningStudy, variant: str, seed: int) -> DiffusionRecipe:
+    """The recipe of one training. Raises DifflabError naming the study and the wrong field."""
+    where = f"{study.name}, {variant}"
+    fields: dict[str, Any] = {**study.recipe, "name": f"{variant.replace(' ', '-')}-seed{seed}", "seed": seed}
+    fields["steps"] = study.snapshots[-1]
+    fields = yaml.safe_load(yaml.safe_dump(fields))  # a copy of its own, also of what is nested
+    for key, value in study.variants[variant].items():
+        apply_override(fields, key, value)
+    recipe = parse_recipe(fields, where)
+    if not isinstance(recipe, DiffusionRecipe):
+        raise DifflabError(f"{where}: the recipe is of kind {recipe.kind}, but diffusion models are compared here.")
+    return recipe
+
+
+@torch.no_grad()
+def held_out_loss(study: LearningStudy, recipe: DiffusionRecipe, snapshot: Path) -> float:
+    """The training loss of a snapshot's averaged weights on held-out data; timesteps, noise and classes are common."""
+    batch = _held_out(study, recipe)
+    objective, model = DiffusionObjective(recipe), load(snapshot)
+    drawn = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))
+    parts = zip(*(value.split(64) for value in drawn), strict=True)
+    losses = [(float(objective.loss(model.network, part)), len(part[0])) for part in parts]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)
+
+
+def _held_out(study: LearningStudy, recipe: DiffusionRecipe) -> Batch:
+    indices = np.arange(study.held_out)
+    if recipe.data.source == SHAPES:
+        return Batch(*Shapes(recipe.data.size, study.held_out, FRESH_SEED).batch(indices), indices)
+    dataset = open_data(recipe.data.source, split="test", size=recipe.data.size, crop=recipe.data.crop)
+    labels = np.array([-1 if (label := dataset[int(i)].label) is None else label for i in indices])
+    pictures = np.concatenate([part for part, _ in picture_batches(dataset, order=indices)])
+    return Batch(pictures, labels, indices)
+
+
+def _sampled(study: LearningStudy, snapshot: Path, out: Path, batch: int, device: str | None) -> Result:
+    one = Study(
+        name=f"{snapshot.parent.parent.name}-{snapshot.stem}", model=str(snapshot), reference=study.reference,
+        split=study.split, features=study.features, base=study.draw, axes={"seed": [study.draw.seed]},
+        metrics=study.metrics, keep=8, chunk=256,
+    )  # fmt: skip
+    return run_study(one, out / "samples" / one.name, store=Store(out), batch=batch, device=device)
+
+
+def _variant(study: LearningStudy, name: str, out: Path) -> Variant:
+    recipes = [recipe_of(study, name, seed) for seed in study.seeds]
+    seconds = [read_json(out / "trainings" / r.name / f"{r.name}.json")["training"]["seconds"] for r in recipes]
+    network = DiffusionObjective(recipes[0]).build().eval()
+    shape = recipes[0].network.sample_shape
+    told = () if recipes[0].network.classes is None else (torch.zeros(1, dtype=torch.int64),)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, *shape), torch.zeros(1), *told)
+    parameters = sum(p.numel() for p in network.parameters())
+    return Variant(
+        name=name, parameters=parameters, macs=counter.get_total_flops() // 2, seconds=float(median(seconds))
+    )
