@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
 
 if TYPE_CHECKING:
+    from difflab.study.learning import LearningStudy
     from difflab.study.result import Result
     from difflab.study.run import Progress, Watch
     from difflab.study.spec import Study
@@ -27,11 +28,15 @@ def run(
 ) -> None:
     """Run a study, or go on with one that was stopped, and write its report."""
     from difflab.report.page import build_report
+    from difflab.study.learning import LearningStudy
     from difflab.study.presets import find_study
     from difflab.study.run import run_study
 
     study = find_study(file)
     folder = out or Path("runs") / study.name
+    if isinstance(study, LearningStudy):
+        _learn(study, folder, batch, pick_device(device))
+        return
     with _watching(study.name, [study]) as watch:
         result = run_study(study, folder, batch=batch, device=pick_device(device), engine_name=engine, watch=watch)
     _print_table(result)
@@ -43,10 +48,9 @@ def run(
 def status(file: StudyFile, out: Out = None) -> None:
     """Which cells of a study are done, begun or missing. --out is the folder it was run in, where `cells` lies."""
     from difflab.study.bench import open_benches
-    from difflab.study.presets import find_study
     from difflab.study.store import Store
 
-    study = find_study(file)
+    study = _of_samples(file)
     store = Store(out or Path("runs") / study.name)
     (bench,) = open_benches([(study, store)], device="cpu")
     rows = []
@@ -60,9 +64,7 @@ def status(file: StudyFile, out: Out = None) -> None:
 @app.command("explain")
 def explain(file: StudyFile) -> None:
     """What a study would do: its cells and their cost in network calls."""
-    from difflab.study.presets import find_study
-
-    study = find_study(file)
+    study = _of_samples(file)
     print(
         f"{study.name}: {study.question}\nmodel {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}"
     )
@@ -71,6 +73,36 @@ def explain(file: StudyFile) -> None:
         [*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{c.steps * c.count:,}"] for c in cells]
     )
     print(f"{len(cells)} cells, {sum(c.steps * c.count for c in cells):,} network calls in all")
+
+
+def _of_samples(file: Path) -> Study:
+    from difflab.errors import DifflabError
+    from difflab.study.learning import LearningStudy
+    from difflab.study.presets import find_study
+
+    study = find_study(file)
+    if isinstance(study, LearningStudy):
+        raise DifflabError(f"{file}: compares trainings, of which only `difflab study run` knows.")
+    return study
+
+
+def _learn(study: LearningStudy, folder: Path, batch: int, device: str) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    from difflab.report.page import Chapter, build_book
+    from difflab.study.learn import run_learning
+
+    total = len(study.variants) * len(study.seeds) * study.snapshots[-1]
+    with Bar(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()) as bar:
+        task, done = bar.add_task(study.name, total=total), dict.fromkeys([""], 0)
+
+        def watch(name: str, progress: Any) -> None:
+            done[name] = progress.step if progress else study.snapshots[-1]
+            bar.update(task, completed=sum(done.values()), description=name if progress else f"{name}, measuring")
+
+        learning = run_learning(study, folder, batch=batch, device=device, watch=watch)
+    print(f"report: {build_book([Chapter(None, [], [learning])], folder / 'report')}")
 
 
 def reproduce(
@@ -90,7 +122,7 @@ def reproduce(
     """Run a problem set, or all of them, with their studies and written questions, and leave one report."""
     from difflab.report.page import Chapter, build_book
     from difflab.study.bench import open_benches
-    from difflab.study.presets import problem_sets, studies_of
+    from difflab.study.presets import problem_sets, recorded, studies_of
     from difflab.study.run import run_benches
     from difflab.study.store import Store
 
@@ -107,7 +139,8 @@ def reproduce(
         here = [next(benches) for _ in studies[name]]
         with _watching(name, studies[name]) as watch:
             places = [folders[name] / study.name for study in studies[name]]
-            chapters.append(Chapter(name, run_benches(here, places, engine_name=engine, watch=watch)))
+            results = run_benches(here, places, engine_name=engine, watch=watch)
+        chapters.append(Chapter(name, results, recorded(name) if scale == "demo" else []))
     print(f"report: {build_book(chapters, root / 'report')}")
     _fail_if_cells_failed([result for chapter in chapters for result in chapter.results])
 

@@ -13,8 +13,11 @@ import numpy as np
 from difflab.report import words
 from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
+from difflab.report.learning import heading as learning_heading
+from difflab.report.learning import learned
 from difflab.report.palette import COLOURS, Look, Palette
 from difflab.report.timing import Fit, calls
+from difflab.study.learning import Learning
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 INK, MUTED, RULE, MARK = (COLOURS[name][0] for name in ("ink", "muted", "rule", "mark"))
 _WIDE_SPAN = 8.0
 _TILE = 96
+_DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
 _DISTANCES: tuple[Metric, ...] = ("fid", "kid")  # that may span decades
 _MOST_COLUMNS = 10
 _STYLE: dict[Any, Any] = {
@@ -150,6 +154,35 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
         )
 
     return _panel(draw)
+
+
+def learning_curves(learning: Learning) -> str:
+    """Held-out loss and each metric against the pictures seen: a line through the means, a dot for each seed."""
+    names = [variant.name for variant in learning.variants]
+    measures: list[Metric | None] = [None, *learning.metric_names]
+    with _styled():
+        figure = _figure(3.3 * len(measures), 3.5, "constrained")
+        for panel, measure in enumerate(measures):
+            axes = figure.add_subplot(1, len(measures), panel + 1)
+            for i, name in enumerate(names):
+                colour, marker = COLOURS[_DISTINCT[i % len(_DISTINCT)]][0], "os^DvPX"[i % 7]
+                places = [[p.images / 1000 for p in learning.of(name, step)] for step in learning.study.snapshots]
+                values = [[learned(p, measure) for p in learning.of(name, step)] for step in learning.study.snapshots]
+                axes.plot(
+                    [x[0] for x in places], [float(np.mean(y)) for y in values], color=colour, lw=1.8, marker=marker,
+                    ms=5, label=name if panel == 0 else None,
+                )  # fmt: skip
+                axes.plot(
+                    np.concatenate(places), np.concatenate(values), ls="none", marker=".", ms=4, color=colour, alpha=0.5
+                )
+            everything = [learned(p, measure) for p in learning.points]
+            if measure in _DISTANCES:
+                _log_ticks(axes, "y", everything)
+            axes.set_xlabel("pictures seen (thousands)")
+            title = "held-out loss" if measure is None else learning_heading(learning, measure)
+            axes.set_title(title, loc="left", fontsize=10.5, pad=8)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=9.5, columnspacing=1.2)
+        return _svg(figure)
 
 
 def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, palette: Palette) -> str:

@@ -16,10 +16,12 @@ from difflab.errors import DifflabError, suggest
 from difflab.report import figures, words
 from difflab.report.curves import curves, first_axis, scored
 from difflab.report.findings import findings, headline, knee
+from difflab.report.learning import LearningTable, build_learning_table, learning_findings
 from difflab.report.palette import COLOURS, Palette
 from difflab.report.paper import beside_paper
 from difflab.report.table import Table, build_table
 from difflab.report.timing import linear_fit
+from difflab.study.learning import LEARNING_FILE, Learning, read_learning
 from difflab.study.presets import PROBLEM_SETS
 from difflab.study.result import RESULT_FILE, Result, read_result
 from difflab.study.spec import Metric
@@ -73,6 +75,19 @@ class Section:
     machine: dict[str, str]
 
 
+@dataclass(frozen=True)
+class LearningSection:
+    """One study of trainings."""
+
+    learning: Learning
+    anchor: str
+    number: int
+    table: LearningTable
+    findings: list[str]
+    figure: FigureView
+    setting: dict[str, str]
+
+
 @dataclass
 class _Numbering:
     """Figures and tables in order of appearance, and where each kind of figure of each study is."""
@@ -101,10 +116,14 @@ class _Numbering:
 
 @dataclass(frozen=True)
 class Chapter:
-    """The studies of a problem set, whose written questions the report answers; None for studies of one's own."""
+    """The studies of a problem set, whose written questions the report answers; None for studies of one's own.
+
+    learnings: its studies of trainings.
+    """
 
     problem_set: str | None
     results: Sequence[Result]
+    learnings: Sequence[Learning] = ()
 
 
 def build_report(
@@ -120,7 +139,7 @@ def build_book(chapters: Sequence[Chapter], out: Path, *, title: str | None = No
     title: by default that of the only chapter. Raises DifflabError for no results, for an unknown problem set, and
     where `out` cannot be written to.
     """
-    if not chapters or not all(chapter.results for chapter in chapters):
+    if not chapters or not all(chapter.results or chapter.learnings for chapter in chapters):
         raise DifflabError("The report has no results, but needs those of at least one study; run a study first.")
     known = [path.name.removesuffix(".md.j2") for path in _ANSWERS.glob("*.md.j2")]
     for chapter in chapters:
@@ -155,6 +174,7 @@ class _Part:
     abstract: str
     headline: FigureView | None
     sections: list[Section]
+    learnings: list[LearningSection]
     paper: Any
     paper_number: int
     answers: str
@@ -162,16 +182,19 @@ class _Part:
 
 def _part(chapter: Chapter, numbering: _Numbering, environment: jinja2.Environment) -> _Part:
     results, name = chapter.results, chapter.problem_set
+    first = (results or chapter.learnings)[0].study
     palette = Palette(results)
-    head = _headline_figure(results[0], palette, numbering)
+    head = _headline_figure(results[0], palette, numbering) if results else None
     sections = [_section(result, palette, numbering) for result in results]
+    learnings = [_learning_section(learning, numbering) for learning in chapter.learnings]
     paper = beside_paper(results) if name == "ddim" else None
     return _Part(
-        title=_TITLES.get(name or "") or results[0].study.question or results[0].study.name,
-        anchor=f"set-{_slug(name or results[0].study.name)}",
-        abstract=_abstract(results),
+        title=_TITLES.get(name or "") or first.question or first.name,
+        anchor=f"set-{_slug(name or first.name)}",
+        abstract=_abstract(results) if results else learnings[0].findings[0],
         headline=head,
         sections=sections,
+        learnings=learnings,
         paper=paper,
         paper_number=numbering.table() if paper else 0,
         answers=_answers(environment, name, results, numbering),
@@ -186,11 +209,15 @@ def load_chapters(root: Path) -> list[Chapter]:
     root = Path(root)
     sets = [name for name in PROBLEM_SETS if any((root / name).glob(f"*/{RESULT_FILE}"))]
     if sets:
-        return [Chapter(name, load_results(root / name)) for name in sets]
+        return [Chapter(name, load_results(root / name), _load_learnings(root / name)) for name in sets]
     results = load_results(root)
     names = {result.study.name for result in results}
     of = next((name for name, studies in PROBLEM_SETS.items() if set(studies[:2]) <= names), None)
-    return [Chapter(of, results)]
+    return [Chapter(of, results, _load_learnings(root))]
+
+
+def _load_learnings(root: Path) -> list[Learning]:
+    return [read_learning(path) for path in sorted(root.glob(f"*/{LEARNING_FILE}"))]
 
 
 def load_results(root: Path) -> list[Result]:
@@ -229,6 +256,42 @@ def _section(result: Result, palette: Palette, numbering: _Numbering) -> Section
         made=dict(_flat(result.passport)),
         machine=dict(_flat(result.machine)),
     )
+
+
+def _learning_section(learning: Learning, numbering: _Numbering) -> LearningSection:
+    study, seeds = learning.study, len(learning.study.seeds)
+    names = words.listed(variant.name for variant in learning.variants)
+    caption = (
+        f"What {names} learn, trained alike: lines through the means of {seeds} seeds, a dot for each. Losses are of "
+        "averaged weights, on pictures that no training saw, at common timesteps and noise."
+    )
+    alt = f"Learning curves of {len(learning.variants)} variants."
+    figure = numbering.add(study.name, "learning", figures.learning_curves(learning), caption, alt, wide=True)
+    return LearningSection(
+        learning=learning,
+        anchor=_slug(study.name),
+        number=numbering.table(),
+        table=build_learning_table(learning),
+        findings=learning_findings(learning),
+        figure=figure,
+        setting=_learning_setting(learning),
+    )
+
+
+def _learning_setting(learning: Learning) -> dict[str, str]:
+    study = learning.study
+    draw = study.draw.model_dump(exclude_defaults=True)
+    machine = [f"{name} {value}" for name, value in learning.machine.items() if not isinstance(value, dict | list)]
+    setting = {
+        "Trained": f"{len(learning.variants)} variants of one recipe, {len(study.seeds)} seeds each, "
+        f"{study.snapshots[-1]} steps of {study.recipe.get('batch', 128)} pictures",
+        "Samples": ", ".join(words.setting(name, value) for name, value in draw.items()),
+        "Reference": study.reference,
+    }
+    if learning.floor:
+        setting["Floor"] = f"{words.score_text('fid', learning.floor)[0]}, what as many real samples score"
+    setting["Made by"] = f"difflab study run {study.name}"
+    return {**setting, **({"Machine": ", ".join(machine)} if machine else {})}
 
 
 def _headline_figure(result: Result, palette: Palette, numbering: _Numbering) -> FigureView | None:

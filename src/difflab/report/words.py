@@ -9,7 +9,7 @@ from difflab.study.result import Result, Score
 from difflab.study.spec import Metric, Scalar
 
 _MOST_DIGITS = 4
-_SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
+SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
     "valid": ("share of valid samples", "valid samples (%)"),
     "accuracy": ("class accuracy", "samples of the class asked for (%)"),
 }
@@ -17,27 +17,27 @@ _SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
 
 def short(result: Result, metric: Metric) -> str:
     """A metric's name for a sentence: "FD (shapes-image)" -> "FD"; shares are spelled out."""
-    return _SHARES[metric][0] if metric in _SHARES else result.metric_names[metric].split(" (")[0]
+    return SHARES[metric][0] if metric in SHARES else result.metric_names[metric].split(" (")[0]
 
 
 def title(result: Result, metric: Metric) -> str:
     """A metric's full name for a sentence."""
-    return _SHARES[metric][0] if metric in _SHARES else result.metric_names[metric]
+    return SHARES[metric][0] if metric in SHARES else result.metric_names[metric]
 
 
 def heading(result: Result, metric: Metric) -> str:
     """A metric's name for an axis or a column, with its unit."""
-    return _SHARES[metric][1] if metric in _SHARES else result.metric_names[metric]
+    return SHARES[metric][1] if metric in SHARES else result.metric_names[metric]
 
 
 def scaled(metric: Metric, value: float) -> float:
     """A score in the unit it is shown in: shares in per cent, all else as it is."""
-    return 100.0 * value if metric in _SHARES else value
+    return 100.0 * value if metric in SHARES else value
 
 
 def unit(metric: Metric) -> str:
     """What follows a score of this metric."""
-    return "\u00a0%" if metric in _SHARES else ""
+    return "\u00a0%" if metric in SHARES else ""
 
 
 def decimals(value: float, low: float, high: float) -> int:

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from difflab.errors import DifflabError, suggest
-from difflab.study.spec import Study, parse_study, read_study
+from difflab.study.learning import Learning, LearningStudy, parse_learning, read_learning
+from difflab.study.spec import Study, parse_study, read_text
+from difflab.validation import yaml_mapping
 
 PROBLEM_SETS = {"ddim": ("ddim-steps", "ddim-eta", "ddim-grid"), "dit": ("dit-steps", "dit-cfg")}
+LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")
 
 
@@ -41,17 +44,36 @@ def shipped_study(name: str, scale: str, changes: Mapping[str, Any] | None = Non
     return parse_study(text, f"{scale}/{name}.yaml", changes)
 
 
-def find_study(source: Path) -> Study:
+def recorded(problem_set: str) -> list[Learning]:
+    """The records of the problem set's studies of trainings that ship."""
+    paths = [
+        resources.files("difflab") / "assets" / "learning" / f"{name}.json" for name in LEARNING.get(problem_set, ())
+    ]
+    return [read_learning(Path(str(path))) for path in paths if path.is_file()]
+
+
+def find_study(source: Path) -> Study | LearningStudy:
     """A study from a file, or a shipped one by name (at the demo scale) or by scale/name."""
     if source.exists():
-        return read_study(source)
+        return _either(read_text(source), str(source))
+    learning = {name for names in LEARNING.values() for name in names}
+    if (name := source.as_posix().removesuffix(".yaml")) in learning:
+        return _either((_folder() / "demo" / f"{name}.yaml").read_text(encoding="utf-8"), name)
     shipped = {
         f"{scale}/{name}": (name, scale) for scale in SCALES for names in PROBLEM_SETS.values() for name in names
     }
     shipped |= {name: (name, "demo") for names in PROBLEM_SETS.values() for name in names}
     if (key := source.as_posix().removesuffix(".yaml")) in shipped:
         return shipped_study(*shipped[key])
-    raise DifflabError(f"{source}: no such study file, and no shipped study of that name.{suggest(key, shipped)}")
+    raise DifflabError(
+        f"{source}: no such study file, and no shipped study of that name.{suggest(key, {*shipped, *learning})}"
+    )
+
+
+def _either(text: str, name: str) -> Study | LearningStudy:
+    """A study of samples, or of trainings, which says so by its kind."""
+    fields = yaml_mapping(text, name, "a study")
+    return parse_learning(fields, name) if fields.get("kind") == "learning" else parse_study(text, name)
 
 
 def _folder() -> Any:

@@ -133,15 +133,19 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
 
     Raises DifflabError naming the file and the field that is wrong.
     """
+    return parse_study(read_text(path), str(path), overrides)
+
+
+def read_text(path: Path) -> str:
+    """The text of a study's file. Raises DifflabError if it cannot be read."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise DifflabError(
             f"{path}: the study cannot be read ({error.strerror}); give the path of a YAML file."
         ) from error
     except UnicodeDecodeError as error:
         raise DifflabError(f"{path}: this is not a text file; a study is a YAML file.") from error
-    return parse_study(text, str(path), overrides)
 
 
 def parse_study(text: str, name: str, overrides: Mapping[str, Any] | None = None) -> Study:

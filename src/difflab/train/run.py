@@ -48,8 +48,8 @@ def train(
 
     The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
     `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step. Ctrl-C
-    lets the step that runs end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and saves
-    nothing.
+    lets the step that runs end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and
+    saves nothing.
 
     Raises DifflabError when a training is there already and `resume` is off, or its data cannot be read.
     """
