@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import difflab
-from difflab.core.denoiser import Denoiser
+from difflab.core.denoiser import Denoiser, Told
 from difflab.data.shapes import Shapes
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.zoo.codec import encode
@@ -41,7 +41,7 @@ def main() -> None:
         x = at.alpha * x0 + at.sigma * eps
         with torch.no_grad():
             exact = best(x, at).x0
-            found = [Denoiser(m.network, m.card.prediction)(x, at).x0 for m in models]
+            found = [Denoiser(Told(m.network), m.card.prediction)(x, at).x0 for m in models]
         columns = "".join(f"{(f - x0).square().mean():>26.5f}{(f - exact).square().mean():>10.5f}" for f in found)
         print(f"{t:>5}{(exact - x0).square().mean():>10.5f}{columns}", flush=True)
 

@@ -55,12 +55,12 @@ def write(folder: Path, network: dict[str, Any]) -> None:
     import torch
 
     from difflab.zoo.card import Card
-    from difflab.zoo.diffusers_unet import write_diffusers
+    from difflab.zoo.diffusers_unet import write_diffusers_unet
     from difflab.zoo.families import FAMILIES, UNet2DConfig
 
     torch.manual_seed(0)
     card = Card(name="benchmark", network=UNet2DConfig(**network))
-    write_diffusers(folder, card, FAMILIES["unet2d"].build(card.network).state_dict())
+    write_diffusers_unet(folder, card, FAMILIES["unet2d"].build(card.network).state_dict())
 
 
 def ours(folder: Path) -> Callable[..., Any]:

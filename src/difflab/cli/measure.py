@@ -34,7 +34,7 @@ def score(
     metrics = list(ADM) if metric == "adm" else [metric]
     found = measure(
         metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,
-        device=pick_device(None),
+        device=pick_device(None), lenient=metric == "adm",
     )  # fmt: skip
     if json:
         import json as encoder

@@ -91,14 +91,6 @@ class Suite:
             raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, known)}")
         return known[metric]()
 
-    def missing(self, metric: str) -> str | None:
-        """Why a score cannot be had, in a few words, or None."""
-        if metric == "sfid" and self.reference.statistics.mu_s is None:
-            return "the reference has no statistics of spatial features"
-        if metric in POINTWISE and self.reference.features is None:
-            return "the reference has statistics alone, no pictures"
-        return None
-
     def _fd(self, metric: str) -> Score:
         features = self._features if metric == "fid" else self._needed(self.samples.spatial, "spatial features")
         against = self.reference.statistics if metric == "fid" else self._spatial_statistics()

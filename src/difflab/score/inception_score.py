@@ -66,4 +66,4 @@ def _score(logits: np.ndarray) -> float:
 
 def _enough(n: int, splits: int) -> None:
     if n < max(2, splits):
-        raise DifflabError(f"an Inception Score of {splits} splits needs at least {max(2, splits)} samples, not {n}.")
+        raise DifflabError(f"an Inception Score needs at least {max(2, splits)} samples here, but there are {n}.")

@@ -262,6 +262,7 @@ def scores(
     skip_broken: bool = False,
     replicates: int | None = None,
     device: str = "cpu",
+    lenient: bool = False,
 ) -> dict[str, Score]:
     """Score pictures against a reference, all metrics from one pass over them.
 
@@ -275,6 +276,7 @@ def scores(
         skip_broken: pass over pictures that cannot be decoded, and count them.
         replicates: of bootstraps; None chooses.
         device: where the network runs.
+        lenient: leave out, with a warning, the metrics that these features or this reference cannot have.
 
     Raises DifflabError for an unknown metric, unreadable data, features that differ from the reference's, or a metric
     that these cannot have.
@@ -288,6 +290,8 @@ def scores(
     against = Reference(str(reference), split, size, skip_broken)
     name = features or _features_of(against) or choose_features(str(reference), _side(dataset))
     extractor = open_extractor(name, device)
+    if lenient:
+        metrics = [metric for metric in metrics if not _left_out(metric, extractor, against)]
     skipped = [0]
 
     def pictures() -> Iterator[np.ndarray]:
@@ -305,6 +309,20 @@ def scores(
             warnings.warn(f"{source}: {broken} broken images were passed over.", UserWarning, stacklevel=2)
     suite = Suite(taps, AdmReference(statistics, points), extractor.passport(), replicates, device)
     return {metric: suite.score(metric) for metric in metrics}
+
+
+def _left_out(metric: str, extractor: Extractor, reference: Reference) -> bool:
+    """Whether a metric cannot be had with these features or this reference; says so in a warning."""
+    why = None
+    if metric == "sfid" and not extractor.spatial:
+        why = f"the features {extractor.name} have no spatial ones"
+    elif metric == "sfid" and reference.dataset is None and load_statistics(Path(reference.source)).mu_s is None:
+        why = "the reference has no spatial statistics"
+    elif metric in POINTWISE and not reference.has_pictures:
+        why = "the reference holds statistics alone, no pictures"
+    if why is not None:
+        warnings.warn(f"{metric} is left out: {why}.", UserWarning, stacklevel=3)
+    return why is not None
 
 
 def _features_of(reference: Reference) -> str | None:

@@ -60,6 +60,8 @@ def train(
     trainer = Trainer(recipe, dataset, out)
     if resume:
         trainer.resume()
+    if isinstance(trainer.objective, DiffusionObjective):  # before anything is written
+        trainer.objective.opened_autoencoder(trainer.accelerator.device)
     main = trainer.accelerator.is_main_process
     log = _Log(out) if main else None
     with closing(log) if log else nullcontext(), _interrupts_between_steps() as interrupted:

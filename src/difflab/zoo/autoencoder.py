@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -228,7 +231,15 @@ def _from_folder(path: Path, device: str | torch.device) -> DiffusersAutoencoder
 
 
 def _from_hub(source: str, device: str | torch.device) -> DiffusersAutoencoder:
-    return _from_pretrained(source, device)
+    with suppress(DifflabError):
+        return _from_pretrained(source, device, local_files_only=True)
+    try:
+        return _from_pretrained(source, device)
+    except DifflabError as error:
+        raise DifflabError(
+            f"{source}: this autoencoder is not in the Hugging Face hub's cache on this machine, and cannot be fetched "
+            "now; connect to the internet, or give the path of a folder that holds it."
+        ) from error
 
 
 def _from_pretrained(source: str, device: str | torch.device, **options: Any) -> DiffusersAutoencoder:
@@ -242,8 +253,11 @@ def _from_pretrained(source: str, device: str | torch.device, **options: Any) ->
         ) from error
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    getLogger("huggingface_hub").setLevel(ERROR)
     try:
-        network = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries, to each other
+            network = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32, **options)
     except Exception as error:  # a damaged file can make the reader raise nearly anything
         raise DifflabError(
             f"{source}: this autoencoder cannot be read ({first_line(error)[:200]}); give a complete folder in the "
