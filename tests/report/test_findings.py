@@ -44,8 +44,16 @@ def test_paired_interval_decides_where_the_scores_own_intervals_overlap(steps_re
     assert "does not change clearly" in trend(unpaired, "fid", line(unpaired))
 
 
-def test_clear_changes_both_ways_are_not_called_a_trend(steps_result):
+def test_a_best_setting_between_two_clearly_worse_ends_is_told_with_both_gains(steps_result):
     result = steps_result(10.0, 5.0, 12.0)
+    text = said(trend(result, "fid", line(result)))
+    assert "FD has its best value inside: 5.00 [4.90, 5.10] at 20 steps, clearly better by 5.0" in text
+    assert "and by 7.0" in text
+    assert "inside" not in said(trend(steps_result(10.0, 5.0, 5.05), "fid", line(steps_result(10.0, 5.0, 5.05))))
+
+
+def test_clear_changes_both_ways_are_not_called_a_trend(steps_result):
+    result = steps_result(5.0, 12.0, 6.0)
     text = said(trend(result, "fid", line(result)))
     assert "does not move one way" in text
     assert "best at 20 steps, 5.0" in text

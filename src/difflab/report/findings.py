@@ -229,6 +229,8 @@ def _along(result: Result, metric: Metric, curve: Curve) -> str:
     values = f"from {_score(metric, first)} to {_score(metric, last)}"
     span = f"from {_at(curve, first)} to {_at(curve, last)} {_the(result, metric)}"
     evidence = _evidence(metric, moves.ends)
+    if (turning := _turning(result, metric, curve)) is not None:
+        return f"{span} {turning}"
     if moves.kind == "flat":
         return f"{span} does not change clearly: it goes {values}, and {evidence}."
     if moves.kind == "mixed":
@@ -242,6 +244,22 @@ def _along(result: Result, metric: Metric, curve: Curve) -> str:
         return f"{span} goes {values}; {evidence}, so only changes between neighbours count.{neighbours}"
     verb = "rises" if moves.ends.change > 0 else "falls"
     return f"{span} {verb} {values} ({evidence}).{neighbours}"
+
+
+def _turning(result: Result, metric: Metric, curve: Curve) -> str | None:
+    """Where the best setting lies inside the range and is clearly better than both ends."""
+    turn, first, last = best(curve.rows, metric), curve.rows[0], curve.rows[-1]
+    if turn.key in (first.key, last.key):
+        return None
+    gains = [compare(result, metric, end, turn) for end in (first, last)]
+    if not all(gain.clear for gain in gains):
+        return None
+    parts = [
+        f"by {_size(metric, gain, evidence=True)} than {_score(metric, end)} at {_at(curve, end)}"
+        for gain, end in zip(gains, (first, last), strict=True)
+    ]
+    inside = f"has its best value inside: {_score(metric, turn)} at {_at(curve, turn)}"
+    return f"{inside}, clearly better {' and '.join(parts)}."
 
 
 def _among(result: Result, metric: Metric, curve: Curve) -> str:

@@ -34,6 +34,15 @@ _TITLES = {
     "ddim": "DDIM: what steps and noise cost, and what they buy",
     "dit": "DiT: a transformer on latents, and what guidance trades",
 }
+_QUIET = (  # settings that are told only where they are not as usual
+    "classes",
+    "guidance",
+    "guidance_channels",
+    "guidance_low",
+    "guidance_high",
+    "guidance_rescale",
+    "guidance_course",
+)
 _BOOK = "Diffusion models, one knob at a time"
 
 
@@ -368,10 +377,11 @@ def _abstract(results: Sequence[Result]) -> str:
 
 def _setting(result: Result) -> dict[str, str]:
     study = result.study
+    usual = type(study.base)().model_dump()
     base = {
         name: value
         for name, value in study.base.model_dump().items()
-        if name not in study.axes and name not in ("count", "seed")
+        if name not in study.axes and name not in ("count", "seed") and not (name in _QUIET and value == usual[name])
     }
     shown = [words.setting(name, value) for name, value in base.items() if value is not None and value is not False]
     varied = [
