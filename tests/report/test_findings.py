@@ -56,7 +56,7 @@ def test_clear_changes_both_ways_are_not_called_a_trend(steps_result):
     result = steps_result(5.0, 12.0, 6.0)
     text = said(trend(result, "fid", line(result)))
     assert "does not move one way" in text
-    assert "best at 20 steps, 5.0" in text
+    assert "best at 10 steps, 5.0" in text
 
 
 def test_neighbours_within_their_error_bars_are_named(steps_result):
