@@ -78,16 +78,13 @@ def sample_ddp(
     device: Device = None,
 ) -> None:  # fmt: skip
     """sample_ddp.py: many samples of random classes in one .npz for an evaluator."""
-    import os
-
     import torch
 
     from difflab.cli.draw import bar_to
     from difflab.study.draws import Share, draw_npz
 
-    share = Share(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
-    local = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ and torch.cuda.is_available() else None
-    loaded = _model(model, ckpt, image_size, num_classes, vae, device or local)
+    share = Share.of_environment()
+    loaded = _model(model, ckpt, image_size, num_classes, vae, device)
     torch.backends.cuda.matmul.allow_tf32 = tf32
     stem = "pretrained" if ckpt is None else Path(ckpt).stem
     name = f"{model.replace('/', '-')}-{stem}-size-{image_size}-vae-{Path(vae).name}-cfg-{cfg_scale}-seed-{global_seed}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -35,7 +36,8 @@ def pick_device(device: str | None) -> str:
     from difflab.errors import DifflabError
 
     if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        local = os.environ.get("LOCAL_RANK")  # set by torchrun: each process has a GPU of its own
+        return (f"cuda:{local}" if local else "cuda") if torch.cuda.is_available() else "cpu"
     try:
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,11 @@ class Share:
     rank: int = 0
     world: int = 1
 
+    @classmethod
+    def of_environment(cls) -> Share:
+        """The share that torchrun gave this process; all of it without torchrun."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
 
 def draw_npz(
     out: Path,
@@ -48,9 +54,9 @@ def draw_npz(
     the pictures depend on the settings alone, not on kills or on how many processes drew. `watch` is told how many
     samples this process has drawn or found.
 
-    Returns how many samples this process drew. Raises DifflabError where parts of another run lie, or the disk refuses.
+    `share`: None takes what torchrun says. Returns how many samples this process drew. Raises DifflabError where parts of another run lie, or the disk refuses.
     """
-    share = share or Share()
+    share = share or Share.of_environment()
     plan(model, draw)
     parts = out.with_name(out.name + ".parts")
     _claim(parts, _record(model, draw, n, seed), share)

@@ -32,7 +32,7 @@ def metric_names(bench: Bench) -> dict[Metric, str]:
 
 def passport(bench: Bench) -> dict[str, Any]:
     """How the numbers of all cells were made."""
-    card = bench.model.card
+    card, points = bench.model.card, bench.against.features
     return {
         "model": card.model_dump(mode="json", exclude={"training"}) | {"weights sha256": bench.model.weights_hash},
         "features": bench.extractor.passport(),
@@ -42,8 +42,11 @@ def passport(bench: Bench) -> dict[str, Any]:
             "n": bench.statistics.n,
             "made by": bench.statistics.passport,
         },
-        "base": bench.study.base.model_dump(mode="json"),
-        "interval": f"95 %, bootstrap over samples, {bench.study.replicates} replicates, centred on the plain estimate",
+        **({"autoencoder": codec} if (codec := bench.model.codec.passport()) else {}),
+        **({} if points is None else {"reference points": len(points)}),
+        "base": bench.study.base.model_dump(mode="json", exclude_none=True),
+        "interval": f"95 %; distances and IS by a bootstrap over samples, {bench.study.replicates} replicates, centred "
+        "on the plain estimate; shares by Wilson",
         "noise": "Philox, keyed by (seed, sample), counter by step: the same for every cell and batch size",
         "difflab": __version__,
     }
