@@ -47,7 +47,7 @@ def sample(
     """Draw samples from a model. An .npz is drawn in chunks: after a kill the same command goes on."""
     from difflab.core.guidance import Guidance
     from difflab.data.writers import check_grid, save_samples
-    from difflab.study.draws import draw_npz
+    from difflab.study.draws import Share, draw_npz
     from difflab.zoo.load import load
     from difflab.zoo.sampling import Draw, grid_note, sample_batches
 
@@ -67,7 +67,8 @@ def sample(
     if out.suffix == ".npz" and not out.is_dir():
         with bar_to(n, "samples") as watch:
             draw_npz(out, loaded, draw, n=n, seed=seed, batch=batch, watch=watch)
-        print(f"{n} samples in {out}")
+        if Share.of_environment().rank == 0:
+            print(f"{n} samples in {out}")
         return
     batches = sample_batches(loaded, draw, seed, range(n), batch)
     count = save_samples(out, with_bar(batches, n, "samples"))

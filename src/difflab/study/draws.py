@@ -51,10 +51,16 @@ def draw_npz(
     """Draw `n` samples into `out`: `arr_0` the pictures and, for a model that is told classes, `arr_1` these.
 
     Chunks wait in `<out>.parts/` until all are there, then become one file and go. The same call goes on after a kill;
-    the pictures depend on the settings alone, not on kills or on how many processes drew. `watch` is told how many
-    samples this process has drawn or found.
+    the pictures depend on the settings alone, not on kills or on how many processes drew.
 
-    `share`: None takes what torchrun says. Returns how many samples this process drew. Raises DifflabError where parts of another run lie, or the disk refuses.
+    Args:
+        n: how many samples, numbers 0 to n - 1.
+        seed: of noise and random classes.
+        batch: samples at a time.
+        share: this process's; None takes what torchrun says.
+        watch: is told how many samples there are as far as this process knows.
+
+    Returns how many samples this process drew. Raises DifflabError where parts of another run lie, or the disk refuses.
     """
     share = share or Share.of_environment()
     plan(model, draw)
