@@ -23,7 +23,7 @@ def test_fit_recovers_the_line_that_made_the_times(steps_result):
     result = steps_result(4.0, 3.0, 2.0, 1.0, seconds=lambda s: s.count * (0.002 * s.steps + 0.01))
     fit = linear_fit(result)
     assert (fit.slope, fit.intercept, fit.r2) == pytest.approx((0.002, 0.01, 1.0))
-    assert "linear in the number of steps: 2.0 ms per step" in said(timing(result))
+    assert "linear in the number of network calls: 2.0 ms per call" in said(timing(result))
 
 
 def test_curved_times_are_not_called_linear(steps_result):
@@ -37,7 +37,7 @@ def test_two_step_counts_are_too_few_for_a_line(steps_result):
 
 
 def eta_times(make_result, slower: float, noise: float, chunks: int = 8):
-    """Two etas at three numbers of steps; eta 1 takes `slower` times as long, chunks vary by `noise`."""
+    """Two etas at three numbers of calls; eta 1 takes `slower` times as long, chunks vary by `noise`."""
     rng = np.random.default_rng(0)
 
     def each(settings) -> list[float]:

@@ -6,7 +6,7 @@ import pytest
 from difflab.errors import DifflabError
 from difflab.score.inception_score import adm_inception_score, bootstrap_inception_score, inception_score
 from difflab.score.infinity import extrapolate, fd_infinity
-from difflab.score.kernel import gaussian, kid, mmd, polynomial
+from difflab.score.kernel import gaussian, kid, mmd, mmd_error, polynomial
 
 
 def draw(n: int, shift: float = 0.0, seed: int = 0, d: int = 6) -> np.ndarray:
@@ -66,12 +66,20 @@ def test_a_line_over_one_by_n_is_found_exactly():
     assert (found.value, found.slope) == (pytest.approx(3.0), pytest.approx(50.0))
 
 
-def test_fd_infinity_takes_the_bias_of_few_samples_away():
+def test_fd_infinity_takes_the_bias_of_few_samples_away_and_its_interval_covers():
     """Samples of the reference itself: FD is bias alone, and its extrapolation has none."""
-    features = draw(4000, seed=3)
-    reference = np.zeros(6), np.eye(6)
-    whole = fd_infinity(features, reference)
-    assert abs(whole.value) < 0.01
-    assert whole.low < whole.value < whole.high
-    with pytest.raises(DifflabError, match="needs 20 samples, not 10"):
-        fd_infinity(features[:10], reference)
+    reference, covered = (np.zeros(6), np.eye(6)), 0
+    for seed in range(20):
+        found = fd_infinity(draw(800, seed=seed), reference)
+        covered += found.low <= 0.0 <= found.high
+        assert abs(found.value) < 0.03
+    assert covered >= 15
+    with pytest.raises(DifflabError, match="each of which needs more than 6; it takes about 78 samples, not 60"):
+        fd_infinity(draw(60), reference)
+
+
+def test_kids_error_is_the_spread_over_draws():
+    draws = [(draw(120, 0.4, 2 * i), draw(100, 0.0, 2 * i + 1)) for i in range(150)]
+    spread = np.std([mmd(x, y) for x, y in draws])
+    told = np.mean([mmd_error(x, y) for x, y in draws[:30]])
+    assert told == pytest.approx(spread, rel=0.25)

@@ -69,3 +69,19 @@ def test_too_few_samples_are_refused(n, m):
 def test_other_widths_are_refused():
     with pytest.raises(DifflabError, match=r"\d and \d features"):
         manifolds(gaussian(10), gaussian(10)[:, :4])
+
+
+def test_leaving_a_group_out_is_the_comparison_without_its_rows():
+    real, fake = gaussian(90), gaussian(60, 0.3, 0.9, seed=1)
+    found = manifolds(real, fake, 3)
+    group = np.arange(60) * manifold.GROUPS // 60
+    for g in range(manifold.GROUPS):
+        rest = manifolds(real, fake[group != g], 3)
+        assert found.recall_without[g] == pytest.approx(rest.recall, abs=1e-6)
+        assert found.coverage_without[g] == pytest.approx(rest.coverage, abs=1e-6)
+
+
+def test_known_reaches_change_nothing():
+    real, fake = gaussian(90), gaussian(60, 0.3, seed=1)
+    one, two = manifolds(real, fake), manifolds(real, fake, reach=manifold.reaches(real, 3))
+    assert (one.precision, one.density, one.coverage) == (two.precision, two.density, two.coverage)

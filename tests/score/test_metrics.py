@@ -185,8 +185,18 @@ def test_interval_holds_the_estimate_although_replicates_are_biased() -> None:
 
 
 def test_interval_is_the_reflected_spread_of_the_replicates() -> None:
-    """Replicates 0, 0, 0, 10 have mean 2.5 and quartiles 0 and 2.5: the long upper side turns into the lower one."""
-    assert interval(7.0, np.array([0.0, 0.0, 0.0, 10.0]), level=0.5) == (7.0 - 0.0, 7.0 + 2.5)
+    """Replicates 0, 0, 0, 10, .. have mean 2.5, quartiles 0 and 2.5: the long upper side turns into the lower one."""
+    low, high = interval(7.0, np.array([0.0, 0.0, 0.0, 10.0] * 101), level=0.5)
+    assert (low, high) == (pytest.approx(7.0, abs=0.01), pytest.approx(9.5, abs=0.01))
+
+
+def test_few_replicates_give_students_interval() -> None:
+    """For normal replicates it covers a new draw of the estimate as often as told, where quantiles of 20 would not."""
+    source, covered = rng(0), 0
+    for _ in range(2000):
+        low, high = interval(float(source.normal()), source.normal(size=20))
+        covered += low <= 0.0 <= high
+    assert 0.93 < covered / 2000 < 0.97
 
 
 def test_common_resamples_give_a_narrower_interval_of_a_difference_on_correlated_sets() -> None:

@@ -42,7 +42,7 @@ def test_every_metric_has_a_value_and_an_interval_and_guidance_its_cost(path, tm
         for name, score in row.scores.items():
             assert score.low <= score.value <= score.high, name
     assert result.metric_names["is"] == "IS (shapes-image)"
-    assert {d.metric for d in result.differences} == {"fid", "precision", "recall", "is", "accuracy"}
+    assert {d.metric for d in result.differences} == {"fid", "precision", "is", "accuracy"}
     assert "--guidance 3" in result.rows[1].command
     assert result.passport["reference points"] == 12
 

@@ -22,11 +22,17 @@ def test_a_short_name_is_the_averaged_file_and_dashes_do_not_matter(data):
     assert find(f"raw_{data}").weights == "raw"
 
 
-def test_there_are_eight_official_files_all_different():
+def test_there_are_ten_official_files_all_different():
     official = [entry for entry in entries().values() if entry.kind == "official"]
-    assert len(official) == 8
-    assert len({entry.checksum for entry in official}) == len({entry.url for entry in official}) == 8
-    assert all(len(entry.checksum[1]) == 32 and entry.config in SHIPPED for entry in official)
+    assert len(official) == 10
+    assert len({entry.url for entry in official}) == 10
+    ddim = [entry for entry in official if entry.checksum is not None]
+    assert len({entry.checksum for entry in ddim}) == 8
+    assert all(len(entry.checksum[1]) == 32 and entry.config in SHIPPED for entry in ddim)
+    assert {entry.name for entry in official} - {entry.name for entry in ddim} == {
+        "dit-xl-2-256x256",
+        "dit-xl-2-512x512",
+    }
 
 
 def test_church_is_the_published_file():

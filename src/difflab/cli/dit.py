@@ -117,10 +117,13 @@ def train(
     """train.py: the official recipe, on a folder of pictures."""
     from difflab.cli.training import watching
     from difflab.data.sources import open_data
+    from difflab.errors import DifflabError
     from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
     from difflab.train.run import train as run
     from difflab.zoo.families import DiTConfig, dit_size
 
+    if image_size not in (256, 512):
+        raise DifflabError(f"--image-size is {image_size}, but must be 256 or 512.")
     pictures = len(open_data(data_path))
     recipe = DiffusionRecipe(
         name=model.replace("/", "-"),

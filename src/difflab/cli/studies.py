@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from difflab.study.learning import LearningStudy
     from difflab.study.result import Result
     from difflab.study.run import Progress, Watch
-    from difflab.study.spec import Study
+    from difflab.study.spec import Settings, Study
 
 app = typer.Typer(help="Run a study, see how far it is, or have it explained.", no_args_is_help=True)
 StudyFile = Annotated[Path, typer.Argument(help="STUDY.yaml, or the name of a shipped study.")]
@@ -69,10 +69,8 @@ def explain(file: StudyFile) -> None:
         f"{study.name}: {study.question}\nmodel {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}"
     )
     cells = study.cells()
-    _table(
-        [*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{c.steps * c.count:,}"] for c in cells]
-    )
-    print(f"{len(cells)} cells, {sum(c.steps * c.count for c in cells):,} network calls in all")
+    _table([*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{_calls(c):,}"] for c in cells])
+    print(f"{len(cells)} cells, {sum(map(_calls, cells)):,} network calls in all")
 
 
 def _of_samples(file: Path) -> Study:
@@ -140,7 +138,10 @@ def reproduce(
         with _watching(name, studies[name]) as watch:
             places = [folders[name] / study.name for study in studies[name]]
             results = run_benches(here, places, engine_name=engine, watch=watch)
-        chapters.append(Chapter(name, results, recorded(name) if scale == "demo" else []))
+        learnings = recorded(name) if scale == "demo" else []
+        for learning in learnings:  # beside the other results, so that a report made later has them
+            learning.save(folders[name] / learning.study.name)
+        chapters.append(Chapter(name, results, learnings))
     print(f"report: {build_book(chapters, root / 'report')}")
     _fail_if_cells_failed([result for chapter in chapters for result in chapter.results])
 
@@ -152,7 +153,9 @@ def report(
     """Write the report of results that are there, again."""
     from difflab.report.page import Chapter, build_book, load_chapters, load_results
 
-    chapters = load_chapters(folder) if problem_set is None else [Chapter(problem_set, load_results(folder))]
+    chapters = load_chapters(folder)
+    if problem_set is not None:
+        chapters = [Chapter(problem_set, load_results(folder), chapters[0].learnings)]
     print(f"report: {build_book(chapters, folder / 'report')}")
 
 
@@ -163,18 +166,25 @@ def _watching(name: str, studies: Sequence[Study]) -> Iterator[Watch]:
     from rich.progress import Progress as Bar
 
     # A cell costs steps x samples; the bar counts cells, but moves by cost.
-    cost = {(study.name, cell): cell.steps * cell.count for study in studies for cell in study.cells()}
+    cost = {(study.name, cell): _calls(cell) for study in studies for cell in study.cells()}
     spent = dict.fromkeys(cost, 0)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("cells"), TimeRemainingColumn()]  # fmt: skip
     with Bar(*columns) as bar:
         task = bar.add_task(name, total=len(cost))
 
         def watch(progress: Progress) -> None:
-            spent[progress.study.name, progress.settings] = progress.done * progress.settings.steps
+            spent[progress.study.name, progress.settings] = (
+                progress.done * _calls(progress.settings) // progress.settings.count
+            )
             done = round(len(cost) * sum(spent.values()) / sum(cost.values()), 1)
             bar.update(task, completed=done, description=f"{name}, scoring" if progress.scored else name)
 
         yield watch
+
+
+def _calls(settings: Settings) -> int:
+    """About how many network calls a cell makes: a guided step asks twice."""
+    return settings.steps * settings.count * (1 if settings.guidance == 1.0 else 2)
 
 
 def _print_table(result: Result) -> None:

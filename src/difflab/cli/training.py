@@ -34,7 +34,9 @@ def train(
     with watching(parsed) as watch:
         path = run(parsed, folder, resume=resume, watch=watch)
     print(f"{parsed.name}: {path}")
-    if (published := publish(path, folder_of(parsed))) is not None:
+    from accelerate import PartialState
+
+    if PartialState().is_main_process and (published := publish(path, folder_of(parsed))) is not None:
         print(f"It can be called {parsed.name} from now on: {published}")
 
 

@@ -65,7 +65,7 @@ class Guidance:
 
     def scale_at(self, at: Point, timesteps: int) -> float:
         """The scale at a place of a schedule of so many timesteps."""
-        level = at.sigma / at.alpha
+        level = at.sigma / at.alpha if at.alpha else math.inf
         if not self.low < level <= self._top:
             return 1.0
         way = at.t / max(timesteps - 1, 1)  # 1 at the noise

@@ -53,10 +53,8 @@ class SeededNoise:
 
 def seeded_classes(seed: int, indices: Sequence[int], classes: int) -> list[int]:
     """A class number, uniform over `classes`, for each sample; like its noise it depends on (seed, index) alone."""
-    return [
-        int(np.random.Generator(np.random.Philox(key=[seed, index], counter=[0, 0, 1, 0])).integers(classes))
-        for index in indices
-    ]
+    streams = (np.random.Philox(key=np.array([seed, i], np.uint64), counter=[0, 0, 1, 0]) for i in indices)
+    return [int(np.random.Generator(stream).integers(classes)) for stream in streams]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ moments-00000.npy      (n, 2, 2 C, h, w) float16: [as it is, mirrored], [mean, l
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from difflab.errors import DifflabError
 
 RECORD, LABELS = "latents.json", "labels.npy"
+_MAPS = 256  # files held open: a process may often have no more than 1,024
 
 
 def is_latents(path: Path) -> bool:
@@ -58,18 +60,21 @@ class Latents:
         return np.load(self.path / LABELS, allow_pickle=False)
 
     @cached_property
-    def _chunks(self) -> dict[int, np.ndarray]:
-        return {}
+    def _chunks(self) -> OrderedDict[int, np.ndarray]:
+        return OrderedDict()
 
     def _chunk(self, number: int) -> np.ndarray:
         if number not in self._chunks:
             path = chunk_file(self.path, number)
             try:
                 self._chunks[number] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except ValueError as error:
                 raise DifflabError(
                     f"{path}: these latents are damaged; delete it and run `difflab data latents` again."
                 ) from error
+            if len(self._chunks) > _MAPS:
+                self._chunks.popitem(last=False)
+        self._chunks.move_to_end(number)
         return self._chunks[number]
 
 

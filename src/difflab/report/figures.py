@@ -176,7 +176,7 @@ def learning_curves(learning: Learning) -> str:
                     np.concatenate(places), np.concatenate(values), ls="none", marker=".", ms=4, color=colour, alpha=0.5
                 )
             everything = [learned(p, measure) for p in learning.points]
-            if measure in _DISTANCES:
+            if measure in _DISTANCES and min(everything) > 0:
                 _log_ticks(axes, "y", everything)
             axes.set_xlabel("pictures seen (thousands)")
             title = "held-out loss" if measure is None else learning_heading(learning, measure)

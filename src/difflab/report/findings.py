@@ -167,7 +167,7 @@ def _choice(
 
 
 def _of_metric(result: Result, metric: Metric) -> list[str]:
-    sentences = _best(result, metric)
+    sentences = [*_best(result, metric), *_beside_floor(result, metric)]
     across = contrast(result, metric)
     if across:
         sentences.append(across)
@@ -197,6 +197,15 @@ def _best(result: Result, metric: Metric) -> list[str]:
     return [f"{text}; {few if len(tied) <= 3 else f'{len(tied)} other settings'} cannot be told from it."]
 
 
+def _beside_floor(result: Result, metric: Metric) -> list[str]:
+    """Whether the best cell can be told from as many real samples."""
+    if metric != "fid" or result.floor is None:
+        return []
+    top, floor = best(scored(result, metric), metric).scores[metric], result.floor
+    told = "can be told from" if top.low > floor.high else "cannot be told from"
+    return [f"As many real samples score {words.score_text(metric, floor)[0]}: the best {told} them."]
+
+
 def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
     if curve.along != "steps" or len(curve.rows) < 3:
         return []
@@ -204,6 +213,11 @@ def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
     where = f" at {words.settings(curve.setting)}" if curve.setting else ""
     if found is None:
         return [f"There is no knee in this range{where}: the last setting still improves clearly, by a tenth or more."]
+    if found.hidden and found.row.key == curve.rows[0].key:
+        n = words.fixed(found.row.scores[metric].n, 0)
+        return [
+            f"No knee can be located{where}: with {n} samples nothing is clearly better than {_at(curve, found.row)}."
+        ]
     start = f"The knee{where} is at {_at(curve, found.row)}"
     if found.hidden:
         n = words.fixed(found.row.scores[metric].n, 0)
@@ -216,6 +230,9 @@ def _summary(result: Result, metric: Metric, curve: Curve) -> str:
     first, last = curve.rows[0], curve.rows[-1]
     if len(curve.rows) == 1 or not numeric(curve.places) or (moves := shape(result, metric, curve)).kind != "one way":
         return trend(result, metric, curve)
+    top = best(curve.rows, metric)
+    if top.key not in (first.key, last.key):
+        return _best(result, metric)[0]
     verb = "rises" if moves.ends.change > 0 else "falls"
     where = f"At {words.settings(curve.setting)}, " if curve.setting else ""
     start = f"{_score(metric, first)} at {_at(curve, first)}"

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from scipy.special import stdtrit
+
 from difflab.report import words
 from difflab.report.curves import MORE_IS_BETTER
 from difflab.study.learning import Learning, Point
@@ -88,7 +90,8 @@ def learning_findings(learning: Learning) -> list[str]:
         ranked = words.listed(f"{words.significant(mean(values[v]), 3)}{measure.unit} with {v}" for v in order)
         sentences.append(f"After {images} pictures, the mean {measure.name} over {seeds} seeds is {ranked}.")
         told = [_against(first.name, other.name, values) for other in others]
-        sentences.append(f"Differences of {measure.name} from {first.name}, seed by seed: {'; '.join(told)}.")
+        points = " in percentage points" if measure.unit else ""
+        sentences.append(f"Differences of {measure.name} from {first.name}{points}, seed by seed: {'; '.join(told)}.")
     return sentences
 
 
@@ -116,7 +119,7 @@ def _against(base: str, other: str, values: dict[str, list[float]]) -> str:
     gaps = [b - a for a, b in zip(values[base], values[other], strict=True)]
     if len(gaps) < 2:
         return f"{other} {words.significant(mean(gaps))}, from one seed"
-    half = _T.get(len(gaps) - 1, 1.96) * stdev(gaps) / math.sqrt(len(gaps))
+    half = float(stdtrit(len(gaps) - 1, 0.975)) * stdev(gaps) / math.sqrt(len(gaps))
     low, high = mean(gaps) - half, mean(gaps) + half
     places = words.decimals(mean(gaps), low, high)
     interval = f"[{words.fixed(low, places)}, {words.fixed(high, places)}]"

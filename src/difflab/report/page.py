@@ -216,6 +216,8 @@ def load_chapters(root: Path) -> list[Chapter]:
     Raises DifflabError as `load_results` does.
     """
     root = Path(root)
+    if (root / LEARNING_FILE).is_file():
+        return [Chapter(None, [], [read_learning(root / LEARNING_FILE)])]
     sets = [name for name in PROBLEM_SETS if any((root / name).glob(f"*/{RESULT_FILE}"))]
     if sets:
         return [Chapter(name, load_results(root / name), _load_learnings(root / name)) for name in sets]
@@ -310,6 +312,8 @@ def _headline_figure(result: Result, palette: Palette, numbering: _Numbering) ->
         return None
     curve = lines[0]
     found = knee(result, metric, curve) if curve.along == "steps" else None
+    if found is not None and found.hidden and found.row.key == curve.rows[0].key:
+        found = None  # nothing was located
     where = f" at {words.settings(curve.setting)}" if curve.setting else ""
     caption = (
         f"{result.metric_names[metric]} with 95 % intervals{where}; settings evenly spaced. "
@@ -350,7 +354,7 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         )
     fit = linear_fit(result)
     if fit is not None:
-        line = f"the straight line through the medians, {words.duration(fit.slope)} a step"
+        line = f"the straight line through the medians, {words.duration(fit.slope)} a call"
         caption = f"Sampling time against network calls, with bars from the fastest chunk to the slowest, and {line}."
         yield numbering.add(
             name, "time", figures.time_steps(result, fit, palette), caption, "Sampling time against network calls."
@@ -415,9 +419,15 @@ def _floor_text(result: Result) -> str:
     return f"{value} {interval}, what as many real samples score, drawn apart from the reference"
 
 
+def _alike(result: Result) -> dict[str, str]:
+    """A passport without what the study varies."""
+    varied = {f"base / {name}".replace("_", " ") for name in result.study.axes}
+    return {name: value for name, value in _flat(result.passport) if name not in varied}
+
+
 def _unlike(results: Sequence[Result]) -> list[str]:
     """In what the studies' passports differ, so that a reader does not compare across them."""
-    made = [dict(_flat(result.passport)) | {"samples a cell": str(result.study.base.count)} for result in results]
+    made = [_alike(result) | {"samples a cell": str(result.study.base.count)} for result in results]
     names = sorted({name for one in made for name in one})
     return [name for name in names if len({one.get(name) for one in made}) > 1]
 

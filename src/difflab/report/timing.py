@@ -20,7 +20,7 @@ LINEAR_FROM = 0.98
 
 @dataclass(frozen=True)
 class Fit:
-    """Seconds per sample = slope * steps + intercept, through `counts` different numbers of steps, `r2` explained.
+    """Seconds per sample = slope * calls + intercept, through `counts` different numbers of calls, `r2` explained.
 
     worst: the largest distance of a cell from the line of its own curve, as a share of its time. Where few steps bend
     away from the line, r2 hardly notices. straight: whether that distance is small, or no more than chance, in each.
@@ -93,19 +93,19 @@ def ratio(result: Result, axis: str) -> Ratio | None:
 
 
 def timing(result: Result) -> list[str]:
-    """Whether time is linear in steps, and how the ends of the other axes differ, said from the cells' times."""
+    """Whether time is linear in network calls, and how the ends of other axes differ, said from the cells' times."""
     fit = linear_fit(result)
     others = [(axis, ratio(result, axis)) for axis in result.study.axes if axis not in ("steps", "count")]
     return [*([_line(fit)] if fit else []), *(_said(axis, found) for axis, found in others if found is not None)]
 
 
 def _line(fit: Fit) -> str:
-    share = f"R² = {_r2(fit.r2)} over {fit.counts} numbers of steps"
+    share = f"R² = {_r2(fit.r2)} over {fit.counts} numbers of calls"
     if not (fit.r2 >= LINEAR_FROM and fit.slope > 0 and fit.straight):
-        return f"A straight line in the number of steps does not describe these sampling times well ({share})."
+        return f"A straight line in the number of network calls does not describe these sampling times well ({share})."
     near = f"each cell within {max(1, math.ceil(100 * fit.worst))}\u00a0% of its line"
     return (
-        f"Sampling time is linear in the number of steps: {words.duration(fit.slope)} per step and sample "
+        f"Sampling time is linear in the number of network calls: {words.duration(fit.slope)} per call and sample "
         f"({share}, {near})."
     )
 

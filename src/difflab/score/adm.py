@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 
 from difflab.errors import DifflabError, suggest
 from difflab.score.extractors import Extractor, Taps
-from difflab.score.fid import fd_score
+from difflab.score.fid import compare_extractors, fd_score
 from difflab.score.inception_score import SPLIT, adm_inception_score, bootstrap_inception_score
 from difflab.score.infinity import fd_infinity
 from difflab.score.kernel import kid
-from difflab.score.manifold import Manifolds, manifolds
+from difflab.score.manifold import GROUPS, Manifolds, manifolds, reaches
 from difflab.score.metrics import interval
 from difflab.score.moments import Moments
 from difflab.score.scores import Score, metric_name
@@ -37,6 +37,14 @@ class Reference:
 
     statistics: Statistics
     features: np.ndarray | None = None
+    _reach: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def reach(self, k: int, device: str | torch.device) -> np.ndarray:
+        """How far the balls of the reference's points reach, computed once for all sets of samples."""
+        assert self.features is not None
+        if k not in self._reach and len(self.features) > k:
+            self._reach[k] = reaches(self.features, k, device)
+        return self._reach.get(k, np.zeros(len(self.features), self.features.dtype))
 
 
 def collect(batches: Iterable[np.ndarray], extractor: Extractor, metrics: Sequence[str]) -> Taps:
@@ -104,18 +112,22 @@ class Suite:
         value = adm_inception_score(logits)
         resampled = bootstrap_inception_score(logits, self.replicates or 200)
         low, high = interval(value, resampled)
+        high = min(high, float(logits.shape[1]))  # a score that is certain and even over classes
         return self._made("is", value, low, high, f"bootstrap within splits of {SPLIT}", resampled)
 
     def _kid(self) -> Score:
         found = kid(self._features, self._points)
-        n = min(len(self._features), len(self._points))
-        half = _Z * float(found.subsets.std()) * (found.size / n) ** 0.5
-        kind = f"spread of {len(found.subsets)} subsets of {found.size}, for {n} samples"
+        half = _Z * found.error
+        kind = (
+            f"normal, over samples and reference; the value is the mean of {len(found.subsets)} subsets of {found.size}"
+        )
         return self._made("kid", found.value, found.value - half, found.value + half, kind)
 
     def _infinity(self) -> Score:
+        compare_extractors(self.extractor, self.reference.statistics.passport)
         line = fd_infinity(self._features, self.reference.statistics.gaussian)
-        return self._made("fd-infinity", line.value, line.low, line.high, "intercept of the line over 1/n")
+        kind = f"jackknife over {GROUPS} groups of samples"
+        return self._made("fd-infinity", line.value, line.low, line.high, kind)
 
     def _share(self, metric: str) -> Score:
         found = self._near3 if _NEAREST[metric] == 3 else self._near5
@@ -123,10 +135,23 @@ class Suite:
         if metric == "density":
             half = _Z * float(found.balls.std()) / found.k / len(found.balls) ** 0.5
             return self._made(metric, value, value - half, value + half, "normal, over samples")
-        marks = {"precision": found.on_real, "recall": found.on_fake, "coverage": found.near}[metric]
-        over = "samples" if metric == "precision" else "reference samples"
-        low, high = wilson(int(marks.sum()), len(marks))
-        return self._made(metric, value, low, high, f"Wilson, over {over}", marks=marks)
+        if metric == "precision":
+            low, high = wilson(int(found.on_real.sum()), len(found.on_real))
+            return self._made(metric, value, low, high, "Wilson, over samples", marks=found.on_real)
+        # Of these the samples make the manifold or the neighbours: their draw counts beside that of the reference.
+        error = (self._jackknife(metric, found) + value * (1 - value) / len(self._points)) ** 0.5
+        low, high = max(value - _Z * error, 0.0), min(value + _Z * error, 1.0)
+        return self._made(metric, value, low, high, f"normal: jackknife over {GROUPS} groups of samples, and reference")
+
+    def _jackknife(self, metric: str, found: Manifolds) -> float:
+        """The variance of a share of reference points over the draw of the samples: each tenth is left out in turn."""
+        left = found.recall_without if metric == "recall" else found.coverage_without
+        return (GROUPS - 1) ** 2 / GROUPS * float(np.var(left, ddof=1))
+
+    def _manifolds(self, k: int) -> Manifolds:
+        reach = self.reference.reach(k, self.device)
+        strict = k == _NEAREST["density"]
+        return manifolds(self._points, self._features, k, strict=strict, reach=reach, device=self.device)
 
     def _made(
         self, metric: str, value: float, low: float, high: float, kind: str,
@@ -148,11 +173,11 @@ class Suite:
 
     @cached_property
     def _near3(self) -> Manifolds:
-        return manifolds(self._points, self._features, 3, device=self.device)
+        return self._manifolds(3)
 
     @cached_property
     def _near5(self) -> Manifolds:
-        return manifolds(self._points, self._features, 5, strict=True, device=self.device)
+        return self._manifolds(5)
 
     @property
     def _features(self) -> np.ndarray:

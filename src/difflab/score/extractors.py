@@ -45,6 +45,11 @@ class Extractor(Protocol):
         """Whether it has the spatial features of sFID."""
         ...
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it has logits, which the Inception Score is made of."""
+        ...
+
     def passport(self) -> dict[str, Any]:
         """What decides the features: name, dim, resize, sha256 of the weights file, dtype."""
         ...
@@ -67,6 +72,7 @@ class InceptionExtractor:
     name: str = INCEPTION
     dim: int = 2048
     spatial: bool = True
+    classifies: bool = True
 
     def passport(self) -> dict[str, Any]:
         return _passport(self.name, self.dim, self.network.resize, self.sha256, self.network)
@@ -93,6 +99,10 @@ class SmallExtractor:
     @property
     def dim(self) -> int:
         return self.network.config.dim
+
+    @property
+    def classifies(self) -> bool:
+        return self.network.classifies
 
     def passport(self) -> dict[str, Any]:
         return _passport(self.name, self.dim, "bilinear_antialias_32", self.sha256, self.network)

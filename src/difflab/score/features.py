@@ -72,6 +72,11 @@ class SmallFeatures(nn.Module):
         with full_precision():
             return self._pooled(self.prepare(images))
 
+    @property
+    def classifies(self) -> bool:
+        """Whether its heads tell the class."""
+        return "class" in self.heads or {"main kind", "main colour"} <= set(self.heads)
+
     @torch.no_grad()
     def classified(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (B, dim), and log probabilities (B, classes) of the class; None without heads that tell it.

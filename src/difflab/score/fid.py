@@ -38,7 +38,7 @@ def fd_score(
         DifflabError: fewer than two samples, another width, features that are not finite, or a reference made with
             another network, other weights or another resize.
     """
-    _compare_extractors(extractor, reference.passport)
+    compare_extractors(extractor, reference.passport)
     value = frechet_to_reference(features, reference.gaussian)
     n, dim = features.shape
     metric = metric_name(extractor)
@@ -66,7 +66,8 @@ def fd_score(
     return Score(value, low, high, n, metric, passport, resampled)
 
 
-def _compare_extractors(extractor: Mapping[str, Any], reference: Mapping[str, Any] | None) -> None:
+def compare_extractors(extractor: Mapping[str, Any], reference: Mapping[str, Any] | None) -> None:
+    """Raise DifflabError for statistics of other features; warn where they do not say."""
     theirs = (reference or {}).get("extractor")
     if theirs is None:
         warnings.warn(

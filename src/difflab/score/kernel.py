@@ -64,11 +64,13 @@ def cmmd(x: np.ndarray, y: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Kid:
-    """Mean over subsets of KID's squared MMD, each subset's value, and how many rows a subset has."""
+    """Mean over subsets of KID's squared MMD; each subset's value; how many rows a subset has; the standard error of
+    the squared MMD of all rows."""
 
     value: float
     subsets: np.ndarray
     size: int
+    error: float
 
 
 def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 2020) -> Kid:
@@ -86,7 +88,22 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
         a = samples[source.choice(len(samples), size, replace=False)]
         b = reference[source.choice(len(reference), size, replace=False)]
         values.append(mmd(a, b))
-    return Kid(float(np.mean(values)), np.array(values), size)
+    return Kid(float(np.mean(values)), np.array(values), size, mmd_error(samples, reference))
+
+
+def mmd_error(x: np.ndarray, y: np.ndarray, kernel: Kernel = polynomial) -> float:
+    """Standard error of the unbiased squared MMD over the draw of both sides, to first order (Hoeffding): row i of x
+    moves it by 2 / n times the deviation of h(x_i) = mean k(x_i, x) - mean k(x_i, y), rows of y alike.
+
+    Where the two distributions are equal the first order vanishes, and the true error is smaller still.
+    """
+    x, y = x.astype(np.float64), y.astype(np.float64)
+
+    def spread(a: np.ndarray, b: np.ndarray) -> float:
+        h = [kernel(a[i : i + _ROWS], a).mean(1) - kernel(a[i : i + _ROWS], b).mean(1) for i in range(0, len(a), _ROWS)]
+        return 4 * float(np.var(np.concatenate(h), ddof=1)) / len(a)
+
+    return (spread(x, y) + spread(y, x)) ** 0.5
 
 
 def _sum(x: np.ndarray, y: np.ndarray, kernel: Kernel) -> float:

@@ -99,14 +99,19 @@ class Bench:
     def against(self) -> AdmReference:
         """What the scores compare with: the statistics, and features of single pictures where a metric needs them."""
         alone = not set(POINTWISE) & set(self.study.metrics)
-        most = max(settings.count for settings in self.study.cells())
         cache = self.store.root / "reference"
-        points = None if alone else self.reference.points(self.extractor, min(most, REFERENCE_POINTS), cache)
+        points = None if alone else self.reference.points(self.extractor, REFERENCE_POINTS, cache)
         return AdmReference(self.statistics, points)
 
     def taps(self) -> set[str]:
-        """What is kept of every sample besides its pictures."""
-        return {"features", "logits"} if "is" in self.study.metrics else {"features"}
+        """What is kept of every sample besides its pictures.
+
+        The few logits of a small network always are, so that asking for IS draws nothing again; Inception's thousand
+        only where IS is asked for.
+        """
+        many = self.extractor.spatial
+        logits = self.extractor.classifies and ("is" in self.study.metrics or not many)
+        return {"features", "logits"} if logits else {"features"}
 
     def problems(self) -> list[str]:
         """Everything that can be found missing or wrong before any work starts."""
@@ -139,7 +144,12 @@ class Bench:
             )
 
     def _features_are_there(self) -> None:
-        self.extractor  # noqa: B018
+        extractor = self.extractor
+        if "is" in self.study.metrics and not extractor.classifies:
+            raise DifflabError(
+                f"{self.study.name}: the metric 'is' needs features that tell classes, but {extractor.name} have "
+                "no such head; leave it out."
+            )
 
     def _truth_is_known(self) -> None:
         self.truth_known  # noqa: B018
@@ -151,7 +161,7 @@ class Bench:
             "weights": self.model.weights_hash,
             "network": card.network.model_dump(mode="json"),
             "schedule": card.schedule.model_dump(mode="json"),
-            "output": [card.prediction, card.variance, card.rounding],
+            "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
             "codec": self.model.codec.passport(),
             "settings": settings.model_dump(mode="json", exclude_none=True)
             | {"spacing": settings.spacing or self.model.family.spacing},

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from difflab import files
 from difflab.data.writers import save_samples
@@ -65,7 +66,11 @@ def draw_npz(
     share = share or Share.of_environment()
     plan(model, draw)
     parts = out.with_name(out.name + ".parts")
-    _claim(parts, _record(model, draw, n, seed), share)
+    mine = [number for number, _ in enumerate(_chunks(n)) if number % share.world == share.rank]
+    if share.rank and not mine:
+        return 0
+    _claim(parts, _record(model, draw, n, seed))
+    _mark(parts, share).unlink(missing_ok=True)
     drawn = 0
     for number, rows in enumerate(_chunks(n)):
         if number % share.world != share.rank:
@@ -78,9 +83,12 @@ def draw_npz(
             drawn += len(rows)
         if watch:
             watch(rows.stop)
-    if share.rank == 0:
+    if share.rank:
+        _mark(parts, share).touch()
+    else:
         labels = labels_of(model, draw, seed, range(n))
         save_samples(out, _gathered(parts, n), None if labels is None else labels.cpu().numpy())
+        _await_others(parts, min(share.world, sum(1 for _ in _chunks(n))))
         shutil.rmtree(parts)
     return drawn
 
@@ -89,20 +97,24 @@ def _record(model: Model, draw: Draw, n: int, seed: int) -> dict[str, Any]:
     """Everything that decides the pictures."""
     card = model.card
     return {
-        "weights": model.weights_hash, "codec": model.codec.passport(), "rounding": card.rounding,
-        "prediction": card.prediction, "variance": card.variance, "schedule": card.schedule.model_dump(),
+        "weights": model.weights_hash,
+        "network": card.network.model_dump(mode="json"),
+        "codec": model.codec.passport(),
+        "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
+        "schedule": card.schedule.model_dump(mode="json"),
         "draw": {**asdict(draw), "classes": list(draw.classes) if isinstance(draw.classes, tuple) else draw.classes},
-        "seed": seed, "n": n, "chunk": CHUNK,
-    }  # fmt: skip
+        "seed": seed,
+        "n": n,
+        "chunk": CHUNK,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+    }
 
 
-def _claim(parts: Path, record: dict[str, Any], share: Share) -> None:
+def _claim(parts: Path, record: dict[str, Any]) -> None:
     """Begin a folder of parts, or see that those there are of the same run."""
     path = parts / _RECORD
-    if share.rank == 0 and not path.exists():
+    if not path.exists():  # whichever process comes first; all write the same
         files.write_json(path, record)
-    while not path.exists():
-        time.sleep(_WAIT)
     before = read_json(path)
     if changed := [name for name in record if before.get(name) != record[name]]:
         raise DifflabError(
@@ -117,6 +129,17 @@ def _chunks(n: int) -> Iterator[range]:
 
 def _chunk(parts: Path, number: int) -> Path:
     return parts / f"chunk-{number:05d}.npy"
+
+
+def _mark(parts: Path, share: Share) -> Path:
+    """The file by which a process says that it has drawn its chunks."""
+    return parts / f"drawn-by-{share.rank}"
+
+
+def _await_others(parts: Path, world: int) -> None:
+    """Until every process that draws has looked at its chunks: the folder must not go under one that comes late."""
+    while any(not _mark(parts, Share(rank, world)).exists() for rank in range(1, world)):
+        time.sleep(_WAIT)
 
 
 def _gathered(parts: Path, n: int) -> Iterator[np.ndarray]:

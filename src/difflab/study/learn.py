@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from difflab import files
@@ -17,11 +18,11 @@ from difflab.data.shapes import Shapes
 from difflab.data.sources import open_data
 from difflab.errors import DifflabError
 from difflab.study.learning import Learning, LearningStudy, Point, Variant
-from difflab.study.measure import FRESH_SEED, SHAPES, picture_batches
+from difflab.study.measure import FRESH_SEED, SHAPES, Reference, choose_features, open_extractor, picture_batches
 from difflab.study.record import machine
 from difflab.study.result import Result
 from difflab.study.run import run_study
-from difflab.study.spec import Study
+from difflab.study.spec import Study, key_of
 from difflab.study.store import Store, read_json
 from difflab.train.config import DiffusionRecipe, apply_override, parse_recipe
 from difflab.train.feed import Batch
@@ -48,17 +49,19 @@ def run_learning(
     )
     for recipe in recipes.values():
         folder = out / "trainings" / recipe.name
-        if not all(snapshot_file(folder, step).exists() for step in study.snapshots):
+        if not _finished(study, recipe, folder):
             resume = (folder / CHECKPOINT).exists()
             train(recipe, folder, resume=resume, snapshots=study.snapshots, watch=lambda p, r=recipe: tell(r.name, p))  # type: ignore[misc]
     points, last = [], None
     for (variant, seed), recipe in recipes.items():
         tell(recipe.name, None)
         for step in study.snapshots:
-            path = out / "points" / f"{recipe.name}-{step:07d}.json"
+            path = out / "points" / f"{recipe.name}-{step:07d}-{_key(study, recipe, step)}.json"
             snapshot = snapshot_file(out / "trainings" / recipe.name, step)
-            result = _sampled(study, snapshot, out, batch, device)
+            result = _sampled(study, snapshot, seed, out, batch, device)
             if not path.exists():
+                if result.rows[0].error:
+                    raise DifflabError(f"{snapshot}: its samples could not be scored: {result.rows[0].error}.")
                 scores = result.rows[0].scores
                 point = Point(
                     variant=variant, seed=seed, step=step, images=step * recipe.batch,
@@ -78,6 +81,35 @@ def run_learning(
     )
     found.save(out)
     return found
+
+
+def _check(study: LearningStudy, recipe: DiffusionRecipe) -> None:
+    """Find what is missing before hours of training: the reference, the features, the held-out pictures."""
+    reference = Reference(study.reference, study.split, recipe.data.size)
+    open_extractor(study.features or choose_features(study.reference, recipe.data.size))
+    if reference.dataset is None and not Path(study.reference).exists():
+        raise DifflabError(f"{study.reference}: no such reference.")
+    _held_out(study, recipe)
+
+
+def _finished(study: LearningStudy, recipe: DiffusionRecipe, folder: Path) -> bool:
+    """Whether a training has ended and left all snapshots. Raises DifflabError for one by another recipe."""
+    card = folder / f"{recipe.name}.json"
+    if not card.exists():
+        return False
+    if read_json(card)["training"]["recipe"] != recipe.model_dump(mode="json"):
+        raise DifflabError(f"{folder}: a training by another recipe is here; choose another --out, or delete it.")
+    if missing := [step for step in study.snapshots if not snapshot_file(folder, step).exists()]:
+        raise DifflabError(
+            f"{folder}: this training has ended without a snapshot of step {missing[0]}; delete it to train it again."
+        )
+    return True
+
+
+def _key(study: LearningStudy, recipe: DiffusionRecipe, step: int) -> str:
+    """What decides a point."""
+    measured = study.model_dump(mode="json", include={"draw", "reference", "split", "features", "metrics", "held_out"})
+    return key_of({"recipe": recipe.model_dump(mode="json"), "step": step, **measured})
 
 
 def recipe_of(study: LearningStudy, variant: str, seed: int) -> DiffusionRecipe:
@@ -110,15 +142,20 @@ def _held_out(study: LearningStudy, recipe: DiffusionRecipe) -> Batch:
     if recipe.data.source == SHAPES:
         return Batch(*Shapes(recipe.data.size, study.held_out, FRESH_SEED).batch(indices), indices)
     dataset = open_data(recipe.data.source, split="test", size=recipe.data.size, crop=recipe.data.crop)
+    if len(dataset) < study.held_out:
+        raise DifflabError(
+            f"{study.name}: held_out is {study.held_out}, but {dataset.description} are all there are; ask for fewer."
+        )
     labels = np.array([-1 if (label := dataset[int(i)].label) is None else label for i in indices])
     pictures = np.concatenate([part for part, _ in picture_batches(dataset, order=indices)])
     return Batch(pictures, labels, indices)
 
 
-def _sampled(study: LearningStudy, snapshot: Path, out: Path, batch: int, device: str | None) -> Result:
+def _sampled(study: LearningStudy, snapshot: Path, seed: int, out: Path, batch: int, device: str | None) -> Result:
+    """The scores of a snapshot's samples; their noise goes with the training's seed, and is common to variants."""
     one = Study(
         name=f"{snapshot.parent.parent.name}-{snapshot.stem}", model=str(snapshot), reference=study.reference,
-        split=study.split, features=study.features, base=study.draw, axes={"seed": [study.draw.seed]},
+        split=study.split, features=study.features, base=study.draw, axes={"seed": [study.draw.seed + seed]},
         metrics=study.metrics, keep=8, chunk=256,
     )  # fmt: skip
     return run_study(one, out / "samples" / one.name, store=Store(out), batch=batch, device=device)
@@ -130,7 +167,8 @@ def _variant(study: LearningStudy, name: str, out: Path) -> Variant:
     network = DiffusionObjective(recipes[0]).build().eval()
     shape = recipes[0].network.sample_shape
     told = () if recipes[0].network.classes is None else (torch.zeros(1, dtype=torch.int64),)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Only the plain form of attention is counted on a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *shape), torch.zeros(1), *told)
     parameters = sum(p.numel() for p in network.parameters())
     return Variant(

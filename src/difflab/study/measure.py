@@ -316,6 +316,8 @@ def _left_out(metric: str, extractor: Extractor, reference: Reference) -> bool:
     why = None
     if metric == "sfid" and not extractor.spatial:
         why = f"the features {extractor.name} have no spatial ones"
+    elif metric == "is" and not extractor.classifies:
+        why = f"the features {extractor.name} tell no classes"
     elif metric == "sfid" and reference.dataset is None and load_statistics(Path(reference.source)).mu_s is None:
         why = "the reference has no spatial statistics"
     elif metric in POINTWISE and not reference.has_pictures:

@@ -21,7 +21,7 @@ Scalar = int | float | str | bool | None
 
 
 class Settings(BaseModel):
-    """One setting of the sampler and the count: what a cell varies. See `zoo.model.Draw` for the sampler's part.
+    """One setting of the sampler and the count: what a cell varies. See `zoo.sampling.Draw` for the sampler's part.
 
     For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
     1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.

@@ -24,7 +24,7 @@ from difflab.train.feed import Batch
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.train.start import begin_with
 from difflab.zoo.autoencoder import Autoencoder, open_autoencoder
-from difflab.zoo.codec import encode
+from difflab.zoo.codec import encode, encode_moments
 from difflab.zoo.families import FAMILIES
 
 Drawn = tuple[Tensor, ...]  # everything a loss needs of a batch, each (B, ..)
@@ -103,7 +103,7 @@ class DiffusionObjective:
         if autoencoder is None:
             return _pixels(batch.pictures, self.recipe.data.dequantization, generator).to(device)
         if batch.moments is None:
-            posterior = autoencoder.encode(encode(batch.pictures).to(device))
+            posterior = encode_moments(autoencoder, batch.pictures, device)
         else:
             posterior = Posterior(*torch.from_numpy(batch.moments).to(device).chunk(2, dim=1))
         noise = torch.randn(posterior.mean.shape, generator=generator)

@@ -25,8 +25,8 @@ from difflab.score.features import SmallFeatures, save_small_features
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DataConfig, DiffusionRecipe, FeaturesRecipe
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
 from difflab.train.objective import DiffusionObjective, check_classes, check_heads, check_latents
-from difflab.zoo.autoencoder import AutoencoderCard, save_autoencoder
-from difflab.zoo.card import Card, CodecConfig
+from difflab.zoo.autoencoder import AutoencoderCard, codec_config, save_autoencoder
+from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint
 from difflab.zoo.codec import encode
 from difflab.zoo.families import FAMILIES
@@ -68,17 +68,21 @@ def train(
         for progress in trainer.run():
             if log:
                 log.see(progress, recipe)
+            if main and progress.step in snapshots:
+                _save_model(
+                    recipe, trainer, snapshot_file(out, progress.step)
+                )  # first: a state past it would never make it
             if progress.step % recipe.save_every == 0 or progress.step == recipe.steps or interrupted():
                 trainer.save()
-            if main and progress.step in snapshots:
-                _save_model(recipe, trainer, snapshot_file(out, progress.step))
             if interrupted():
                 raise KeyboardInterrupt
             if main and isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
                 save_samples(out / "samples" / f"{progress.step:07d}.png", _grid(recipe, trainer))
             if watch:
                 watch(progress)
-    return _finish(recipe, trainer, out)
+    path = _finish(recipe, trainer, out)
+    trainer.accelerator.wait_for_everyone()
+    return path
 
 
 def _check(recipe: AnyRecipe, dataset: Dataset | Latents) -> None:
@@ -209,7 +213,7 @@ def _card(recipe: DiffusionRecipe, trainer: Trainer, training: dict[str, Any]) -
     autoencoder = trainer.objective.opened_autoencoder(trainer.accelerator.device)
     codec = None
     if autoencoder is not None and recipe.autoencoder is not None:
-        codec = CodecConfig(vae=recipe.autoencoder, scale=autoencoder.scale, factor=autoencoder.factor)
+        codec = codec_config(recipe.autoencoder, autoencoder)
     names = trainer.feed.dataset.classes or ()
     return Card(
         name=recipe.name,

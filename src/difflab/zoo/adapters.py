@@ -19,6 +19,7 @@ from difflab.errors import DifflabError
 from difflab.zoo.autoencoder import codec_of
 from difflab.zoo.contents import Contents, State, copied
 from difflab.zoo.dit_files import MARK, is_container, read_dit
+from difflab.zoo.families import FAMILIES
 from difflab.zoo.safe import is_state
 
 _FOREIGN = {
@@ -83,6 +84,7 @@ def _own_training(value: Mapping[str, Any], path: Path) -> Contents:
     state = copied({**value["network"], **value["ema"]})
     if autoencoder is not None:
         card["codec"] = codec_of(autoencoder).model_dump()
+    card["rounding"] = FAMILIES[card["family"]].rounding
     done = {"weights": "ema", "source": "a training of difflab", "training": {"step": value["step"]}}
     return Contents(state, network, {**card, **done})
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -231,6 +232,7 @@ def _from_folder(path: Path, device: str | torch.device) -> DiffusersAutoencoder
 
 
 def _from_hub(source: str, device: str | torch.device) -> DiffusersAutoencoder:
+    _need_diffusers(source)
     with suppress(DifflabError):
         return _from_pretrained(source, device, local_files_only=True)
     try:
@@ -242,15 +244,19 @@ def _from_hub(source: str, device: str | torch.device) -> DiffusersAutoencoder:
         ) from error
 
 
-def _from_pretrained(source: str, device: str | torch.device, **options: Any) -> DiffusersAutoencoder:
-    try:
-        from diffusers import AutoencoderKL
-        from diffusers.utils import logging
-    except ImportError as error:
+def _need_diffusers(source: str) -> None:
+    if find_spec("diffusers") is None:
         raise DifflabError(
             f"{source}: an autoencoder of Stable Diffusion needs diffusers; install it with "
             "`pip install 'difflab[latent]'`."
-        ) from error
+        )
+
+
+def _from_pretrained(source: str, device: str | torch.device, **options: Any) -> DiffusersAutoencoder:
+    _need_diffusers(source)
+    from diffusers import AutoencoderKL
+    from diffusers.utils import logging
+
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     getLogger("huggingface_hub").setLevel(ERROR)
@@ -269,5 +275,10 @@ def _from_pretrained(source: str, device: str | torch.device, **options: Any) ->
 
 def codec_of(source: str, device: str | torch.device = "cpu") -> CodecConfig:
     """The codec of a model that is trained on the latents of an autoencoder."""
-    autoencoder = open_autoencoder(source, device)
-    return CodecConfig(vae=source, scale=autoencoder.scale, factor=autoencoder.factor)
+    return codec_config(source, open_autoencoder(source, device))
+
+
+def codec_config(source: str, autoencoder: Autoencoder) -> CodecConfig:
+    """The codec of a model that is trained on the latents of this autoencoder, which `source` names."""
+    digest = autoencoder.weights_hash()
+    return CodecConfig(vae=source, scale=autoencoder.scale, factor=autoencoder.factor, sha256=digest)

@@ -16,7 +16,7 @@ class CodecConfig(BaseModel):
     """How the latents of a latent model become pictures.
 
     vae: what `zoo.autoencoder.open_autoencoder` takes; scale: latents are multiplied by it before the model sees them;
-    factor: pixels of the side that one latent stands for.
+    factor: pixels of the side that one latent stands for; sha256: of the autoencoder's weights, where they are known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -24,15 +24,17 @@ class CodecConfig(BaseModel):
     vae: str
     scale: Annotated[float, Gt(0.0)]
     factor: Annotated[int, Gt(0)]
+    sha256: str | None = None
 
 
 class Card(BaseModel):
     """What a model is, how its output is read, and where it comes from.
 
     codec: None for a model of pixels; variance: of the ancestral sampler (`ddpm`), `learned` where the network learns
-    it; rounding: how samples become 8 bits (see `zoo.codec.decode`); classes: their
-    names, in order, where they are known; source: what the file was taken for, in words; weights: which of its weights
-    were taken; training: recipe, data, steps, time and hardware, free in form.
+    it; guided_channels: how many of them guidance acts on where it is not told, None is all; rounding: how samples
+    become 8 bits (see `zoo.codec.decode`); classes: their names, in order, where they are known; source: what the
+    file was taken for, in words; weights: which of its weights were taken; training: recipe, data, steps, time and
+    hardware, free in form.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +46,7 @@ class Card(BaseModel):
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     prediction: Prediction = "eps"
     variance: Variance = "small"
+    guided_channels: int | None = None
     rounding: Rounding = "nearest"
     classes: tuple[str, ...] = ()
     source: str = ""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from difflab.nets.autoencoder import Posterior
 from difflab.zoo.autoencoder import Autoencoder
 from difflab.zoo.families import Rounding
 
@@ -39,6 +40,13 @@ def decode(x: Tensor, rounding: Rounding = "nearest") -> np.ndarray:
     else:
         levels = x.add(1.0).mul(127.5).clamp(0.0, 255.0)
     return levels.to(torch.uint8).movedim(1, -1).cpu().numpy()
+
+
+def encode_moments(autoencoder: Autoencoder, pixels: np.ndarray, device: torch.device) -> Posterior:
+    """The posterior of pictures (N, H, W, 3) uint8, on `device`, a bounded number at a time."""
+    at_once = max(1, _PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+    parts = [autoencoder.encode(x.to(device)) for x in encode(pixels).split(at_once)]
+    return Posterior(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
 
 
 class Codec(Protocol):

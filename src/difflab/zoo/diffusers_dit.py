@@ -23,12 +23,11 @@ from difflab.validation import validated
 from difflab.zoo.card import Card, CodecConfig
 from difflab.zoo.checkpoint import plain_tensors
 from difflab.zoo.contents import Contents, State
-from difflab.zoo.diffusers_folder import json_file, read_weights, schedule_fields
+from difflab.zoo.diffusers_folder import WEIGHTS, json_file, read_weights, schedule_fields
 from difflab.zoo.dit_files import SD_CHANNELS, card_fields
 from difflab.zoo.families import DiTConfig
 
 CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")  # the second is what published folders say
-_WEIGHTS = "diffusion_pytorch_model"
 _FIXED = {  # what the class can be told and DiT never is
     "activation_fn": "gelu-approximate",
     "attention_bias": True,
@@ -71,7 +70,7 @@ def read_diffusers_dit(folder: Path, home: Path, told: Mapping[str, Any]) -> Con
     if (folder / "vae" / "config.json").is_file():
         card["codec"] = _codec(folder / "vae")
     elif network["in_channels"] != SD_CHANNELS:
-        card.pop("codec", None)
+        card = {name: value for name, value in card.items() if name not in ("codec", "guided_channels")}
     return Contents(state, network, {**card, **_names(folder, config), **schedule_fields(folder, home)})
 
 
@@ -174,9 +173,14 @@ def write_diffusers_dit(folder: Path, card: Card, state: State) -> None:
         raise DifflabError(
             f"{card.name}: has no row for 'no class', which diffusers' DiT always has; convert it to difflab instead."
         )
+    if card.schedule.name != "linear":
+        raise DifflabError(
+            f"{card.name}: has the schedule {card.schedule.name}, but diffusers' pipeline of DiT is linear; convert it "
+            "to difflab instead."
+        )
     home = folder / "transformer"
     weights = save(plain_tensors(_to_diffusers(state, network.depth)), {"format": "pt"})
-    write_bytes(home / f"{_WEIGHTS}.safetensors", weights)
+    write_bytes(home / f"{WEIGHTS}.safetensors", weights)
     schedule = card.schedule
     scheduler = {
         "_class_name": "DDIMScheduler",
@@ -187,8 +191,6 @@ def write_diffusers_dit(folder: Path, card: Card, state: State) -> None:
         "prediction_type": "epsilon",
         "clip_sample": False,
     }
-    if schedule.name != "linear":
-        raise DifflabError(f"{card.name}: has the schedule {schedule.name}, which is written for linear alone.")
     write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     names = {str(i): name for i, name in enumerate(card.classes)}
     parts = {"scheduler": ["diffusers", "DDIMScheduler"], "transformer": ["diffusers", "DiTTransformer2DModel"]}

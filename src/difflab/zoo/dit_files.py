@@ -60,10 +60,11 @@ def _contents(
 
 
 def card_fields(network: Mapping[str, Any]) -> dict[str, Any]:
-    """What the official scripts take for granted of a network: its variance, and the Stable Diffusion autoencoder."""
+    """What the official scripts take for granted: variance, autoencoder, and guidance of three channels of four."""
     latent = network["in_channels"] == SD_CHANNELS
     variance = "learned" if network["learn_sigma"] else "large"
-    return {"variance": variance, "rounding": "shifted", **({"codec": SD_VAE} if latent else {})}
+    official = {"codec": SD_VAE, "guided_channels": 3} if latent else {}  # an oversight, kept
+    return {"variance": variance, "rounding": "shifted", **official}
 
 
 SD_CHANNELS = 4

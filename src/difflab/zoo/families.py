@@ -221,9 +221,11 @@ def network_config(family: FamilyName, fields: Any) -> NetworkConfig:
 
     Raises ValueError for a field that the family does not have, and ValidationError for a value that is wrong.
     """
-    if isinstance(fields, NetworkConfig):
-        return fields
     known = FAMILIES[family].config
+    if isinstance(fields, NetworkConfig):
+        if not isinstance(fields, known):
+            raise ValueError(f"is not of the family {family}, but of {type(fields).__name__.removesuffix('Config')}")
+        return fields
     if isinstance(fields, Mapping) and (odd := [name for name in fields if name not in known.model_fields]):
         raise ValueError(f"has no field {odd[0]!r} in the family {family}.{suggest(odd[0], known.model_fields)}")
     return known.model_validate(fields)

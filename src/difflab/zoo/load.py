@@ -207,7 +207,7 @@ def _with_network(fields: dict[str, Any], family: FamilyName, network: dict[str,
 def _with_vae(codec: Mapping[str, Any] | None, vae: str, where: str) -> dict[str, Any]:
     if codec is None:
         raise DifflabError(f"{where}: is a model of pixels, which has no autoencoder; leave --vae {vae} out.")
-    return {**codec, "vae": vae}
+    return {**codec, "vae": vae, "sha256": None}
 
 
 def _scheduled(base: ScheduleConfig | dict[str, Any], told: ScheduleLike) -> ScheduleConfig:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from difflab.core.schedule import Schedule
+from difflab.errors import DifflabError
 from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.codec import Codec, LatentCodec, PixelCodec
@@ -55,7 +56,19 @@ class Model:
         codec = self.card.codec
         if codec is None:
             return PixelCodec(self.card.rounding)
-        return LatentCodec(open_autoencoder(codec.vae, self.device), codec.scale, self.card.rounding)
+        autoencoder = open_autoencoder(codec.vae, self.device)
+        found, due = (autoencoder.channels, autoencoder.factor), (self.shape[0], codec.factor)
+        if found != due:
+            raise DifflabError(
+                f"{self.card.name}: {codec.vae} has latents of {found[0]} channels, one for {found[1]} pixels a side, "
+                f"but this model needs {due[0]} and {due[1]}; give the autoencoder it was trained with."
+            )
+        if codec.sha256 is not None and autoencoder.weights_hash() != codec.sha256:
+            raise DifflabError(
+                f"{self.card.name}: {codec.vae} is not the autoencoder this model was trained with; give that one with "
+                "--vae, or train the model again."
+            )
+        return LatentCodec(autoencoder, codec.scale, self.card.rounding)
 
     @cached_property
     def weights_hash(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -49,7 +49,10 @@ class Draw:
 def grid_of(model: Model, draw: Draw) -> np.ndarray:
     """The increasing timesteps at which the network is asked. Raises DifflabError for ones the model does not have."""
     if draw.respacing is not None:
-        return respaced_timesteps(model.schedule.timesteps, draw.respacing)
+        grid = respaced_timesteps(model.schedule.timesteps, draw.respacing)
+        if len(grid) < 2:
+            raise DifflabError(f"respacing {draw.respacing!r} keeps {len(grid)} timesteps, but at least 2 are needed.")
+        return grid
     spacing = draw.spacing or model.family.spacing
     return timestep_grid(model.schedule.timesteps, draw.steps, spacing, official_grid=draw.official_grid)
 
@@ -115,7 +118,8 @@ def _asked(model: Model, draw: Draw, labels: Tensor | None) -> Network:
     if null is None:
         return Told(model.network, (labels,))
     nulls = torch.full_like(labels, null)
-    return Guided(model.network, labels, nulls, draw.guidance, model.schedule.timesteps, model.shape[0])
+    guidance = replace(draw.guidance, channels=draw.guidance.channels or model.card.guided_channels)
+    return Guided(model.network, labels, nulls, guidance, model.schedule.timesteps, model.shape[0])
 
 
 def _check_classes(model: Model, draw: Draw) -> None:
