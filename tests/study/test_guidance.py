@@ -44,7 +44,7 @@ def test_every_metric_has_a_value_and_an_interval_and_guidance_its_cost(path, tm
     assert result.metric_names["is"] == "IS (shapes-image)"
     assert {d.metric for d in result.differences} == {"fid", "precision", "is", "accuracy"}
     assert "--guidance 3" in result.rows[1].command
-    assert result.passport["reference points"] == 12
+    assert result.passport["reference points"] == 10_000
 
 
 def test_accuracy_is_what_the_checker_says_of_the_class_asked_for(path, tmp_path):

@@ -15,7 +15,7 @@ import numpy as np
 
 from difflab import files
 from difflab.data.dataset import BrokenImageError, Dataset, batches
-from difflab.data.shapes import Shapes
+from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.sources import fingerprint, open_data
 from difflab.errors import DifflabError, suggest
 from difflab.score.adm import ADM, POINTWISE, REFERENCE_POINTS, RELATIVES, Suite, collect
@@ -137,13 +137,15 @@ class Reference:
                 np.save(file, features)
         return features
 
-    def fresh(self, count: int) -> tuple[Dataset, np.ndarray] | None:
+    def fresh(self, count: int, balanced: bool = False) -> tuple[Dataset, np.ndarray] | None:
         """Other samples of the same source, which a perfect model could have drawn, and the indices (count,) to take.
 
-        For scenes another draw, for data with a train and a test split the other one; None where too few are known.
+        For scenes another draw, on request with equally many of each class; for data with a train and a test split the
+        other one; None where too few are known.
         """
         if self.source == SHAPES:
-            return Shapes(self.size or 32, count, FRESH_SEED), np.arange(count)
+            scenes = Shapes(self.size or 32, 4 * count + 1000, FRESH_SEED)
+            return scenes, _even(scenes, count) if balanced else np.arange(count)
         if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
         try:
@@ -163,6 +165,13 @@ class Reference:
             "split": self.split,
             "extractor": extractor.passport(),
         }
+
+
+def _even(scenes: Shapes, count: int) -> np.ndarray:
+    """Indices (count,) of scenes whose classes come in turn."""
+    labels = sample_scenes(scenes.seed, np.arange(len(scenes))).labels
+    of_each = [np.flatnonzero(labels == label) for label in range(len(scenes.classes))]
+    return np.array([of_each[i % len(of_each)][i // len(of_each)] for i in range(count)])
 
 
 def is_statistics(source: str) -> bool:

@@ -55,7 +55,8 @@ def passport(bench: Bench) -> dict[str, Any]:
 def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:
     """What a reader must know to read the numbers, a sentence or two each."""
     about = (_about_counts(bench), _about_grids(bench), _about_reference(bench), _about_machines(bench, rows))
-    return list(dict.fromkeys(itertools.chain([bench.model.card.summary()], *about)))
+    first = [bench.model.card.summary(), *([bench.study.remark] if bench.study.remark else [])]
+    return list(dict.fromkeys(itertools.chain(first, *about)))
 
 
 def _about_counts(bench: Bench) -> Iterator[str]:

@@ -236,11 +236,17 @@ def _floor(bench: Bench) -> Score | None:
     """The FD of fresh real samples, as many as a cell has; kept in the store."""
     bench.statistics  # noqa: B018 (read here, whether or not a floor can be had)
     counts = {settings.count for settings in bench.study.cells()}
-    fresh = bench.reference.fresh(counts.pop()) if "fid" in bench.study.metrics and len(counts) == 1 else None
+    classes = {settings.classes for settings in bench.study.cells()}
+    balanced = classes == {"balanced"} and bench.model.card.network.classes is not None
+    known = "fid" in bench.study.metrics and len(counts) == 1
+    fresh = bench.reference.fresh(counts.pop(), balanced) if known else None
     if fresh is None:
         return None
     dataset, order = fresh
-    samples = {"samples": dataset.description, "fingerprint": fingerprint(bench.study.reference), "count": len(order)}
+    samples = {
+        "samples": dataset.description, "fingerprint": fingerprint(bench.study.reference), "count": len(order),
+        "balanced": balanced,
+    }  # fmt: skip
     made_by = _measured_by(bench) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floor-{key_of(made_by)}.json"
     if not path.exists():

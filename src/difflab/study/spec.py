@@ -57,19 +57,21 @@ class Settings(BaseModel):
 class Study(BaseModel):
     """A base setting and axes. The axis that comes first is the one the report plots along; others become curves.
 
-    name: of the study and its folder; question: what it asks, in words; model: zoo name or path; config: of a
-    checkpoint that does not say; reference: data set name, folder, archive, lmdb or statistics .npz; split: of a
-    reference that has several; features: the network that FD is measured with, None chooses (see
-    `measure.choose_features`); metrics: `fid` (called FD unless the features are Inception's), `kid`, `is`,
-    `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and `accuracy`, whether a scene is of the
-    class asked for; skip_broken: pass over pictures of the reference that cannot be decoded; keep: samples kept as
-    pictures; chunk: samples written at a time; replicates: of the bootstrap.
+    name: of the study and its folder; question: what it asks, in words; remark: what a reader should know of how it
+    was set; model: zoo name or path; config: of a checkpoint that does not say; reference: data set name, folder,
+    archive, lmdb or statistics .npz; split: of a reference that has several; features: the network that FD is
+    measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
+    Inception's), `kid`, `is`, `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and
+    `accuracy`, whether a scene is of the class asked for; skip_broken: pass over pictures of the reference that
+    cannot be decoded; keep: samples kept as pictures; chunk: samples written at a time; replicates: of the
+    bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     question: str = ""
+    remark: str = ""
     model: str
     config: str | None = None
     reference: str
