@@ -344,7 +344,8 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         traded = figures.trade_off(result, "recall", "precision", palette)
         yield numbering.add(name, "trade-off", traded, caption, "Precision against recall.")
     main = next(iter(result.metric_names))
-    if any(row.seconds_per_sample > 0 for row in scored(result, main)):
+    timed = [row for row in scored(result, main) if row.seconds_per_sample > 0]
+    if len({row.calls for row in timed}) > 2:  # else the cells cost the same, but for guidance that is on or off
         caption = (
             f"What quality costs: {words.title(result, main)} against sampling time. Each point is a cell, "
             f"connected along {figures.time_axis(result).replace('_', ' ')}."
@@ -463,6 +464,9 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters["markdown"] = lambda text: Markup(markdown.render(text))
     environment.filters["settings"] = words.settings
+    environment.filters["unbroken"] = lambda text: re.sub(
+        r"--[\w-]+", lambda flag: flag[0].replace("-", "\u2011"), text
+    )
     environment.filters["cell"] = lambda text: re.sub(r"\s+", " ", str(text)).replace("|", "\\|")
     return environment
 
