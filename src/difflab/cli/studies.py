@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from difflab.study.spec import Settings, Study
 
 app = typer.Typer(help="Run a study, see how far it is, or have it explained.", no_args_is_help=True)
-StudyFile = Annotated[Path, typer.Argument(help="STUDY.yaml, or the name of a shipped study.")]
+StudyFile = Annotated[Path, typer.Argument(help="STUDY.yaml, or a shipped study: dit-cfg, lab/dit-cfg.")]
 EngineName = Annotated[str, typer.Option("--engine", help="Who runs the cells: local.")]
 
 
