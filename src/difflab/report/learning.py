@@ -29,12 +29,11 @@ _T = {
 
 @dataclass(frozen=True)
 class LearningLine:
-    """A variant at the end of its trainings: its size, time, and mean and spread over seeds of loss and scores."""
+    """A variant at the end of its trainings: its size, its work, and mean and spread over seeds of loss and scores."""
 
     name: str
     parameters: str
     macs: str
-    seconds: str
     values: list[tuple[str, str]]
 
 
@@ -58,7 +57,7 @@ def build_learning_table(learning: Learning) -> LearningTable:
         lines.append(
             LearningLine(
                 variant.name, f"{variant.parameters / 1e6:.2f} M", f"{variant.macs / 1e6:.1f} M",
-                words.duration(variant.seconds), values,
+                values,
             )
         )  # fmt: skip
     return LearningTable(columns, lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def run_learning(
     found = Learning(
         study=study,
         metric_names=last.metric_names,
-        variants=[_variant(study, name, out) for name in study.variants],
+        variants=[_variant(study, name) for name in study.variants],
         points=points,
         floor=last.floor,
         machine=machine(device or "cpu"),
@@ -161,16 +160,13 @@ def _sampled(study: LearningStudy, snapshot: Path, seed: int, out: Path, batch: 
     return run_study(one, out / "samples" / one.name, store=Store(out), batch=batch, device=device)
 
 
-def _variant(study: LearningStudy, name: str, out: Path) -> Variant:
-    recipes = [recipe_of(study, name, seed) for seed in study.seeds]
-    seconds = [read_json(out / "trainings" / r.name / f"{r.name}.json")["training"]["seconds"] for r in recipes]
-    network = DiffusionObjective(recipes[0]).build().eval()
-    shape = recipes[0].network.sample_shape
-    told = () if recipes[0].network.classes is None else (torch.zeros(1, dtype=torch.int64),)
+def _variant(study: LearningStudy, name: str) -> Variant:
+    recipe = recipe_of(study, name, study.seeds[0])
+    network = DiffusionObjective(recipe).build().eval()
+    shape = recipe.network.sample_shape
+    told = () if recipe.network.classes is None else (torch.zeros(1, dtype=torch.int64),)
     # Only the plain form of attention is counted on a CPU.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *shape), torch.zeros(1), *told)
     parameters = sum(p.numel() for p in network.parameters())
-    return Variant(
-        name=name, parameters=parameters, macs=counter.get_total_flops() // 2, seconds=float(median(seconds))
-    )
+    return Variant(name=name, parameters=parameters, macs=counter.get_total_flops() // 2)

@@ -83,15 +83,16 @@ class Point(BaseModel):
 
 
 class Variant(BaseModel):
-    """What a variant is: its parameters, the multiplications of a forward pass, the seconds of a training (the median
-    over seeds)."""
+    """What a variant is: its parameters, and the multiplications of a forward pass.
+
+    Not the time of its trainings: they run one after another, on a machine that is not the same to all of them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     parameters: int
     macs: int
-    seconds: float
 
 
 class Learning(BaseModel):
