@@ -291,7 +291,7 @@ def _learning_section(learning: Learning, numbering: _Numbering) -> LearningSect
 
 def _learning_setting(learning: Learning) -> dict[str, str]:
     study = learning.study
-    draw = study.draw.model_dump(exclude_defaults=True)
+    draw = {"sampler": study.draw.sampler, **study.draw.model_dump(exclude_defaults=True)}
     machine = [f"{name} {value}" for name, value in learning.machine.items() if not isinstance(value, dict | list)]
     setting = {
         "Trained": f"{len(learning.variants)} variants of one recipe, {len(study.seeds)} seeds each, "

@@ -103,9 +103,7 @@ class Suite:
         features = self._features if metric == "fid" else self._needed(self.samples.spatial, "spatial features")
         against = self.reference.statistics if metric == "fid" else self._spatial_statistics()
         replicates = self.replicates or (200 if features.shape[1] <= 256 else 20)
-        found = fd_score(features, against, self.extractor, replicates=replicates)
-        name = metric_name(self.extractor, metric)
-        return Score(found.value, found.low, found.high, found.n, name, found.passport, found.replicates)
+        return fd_score(features, against, self.extractor, metric=metric, replicates=replicates)
 
     def _inception_score(self) -> Score:
         logits = self._needed(self.samples.logits, "logits")

@@ -19,6 +19,7 @@ def fd_score(
     reference: Statistics,
     extractor: Mapping[str, Any],
     *,
+    metric: str = "fid",
     replicates: int = 200,
     seed: int = 0,
     level: float = 0.95,
@@ -32,6 +33,7 @@ def fd_score(
         features: what the extractor gave, one row a sample.
         reference: statistics in the same features.
         extractor: passport of the extractor (`Extractor.passport()`).
+        metric: `fid` or, for features of places, `sfid`: what the score is called.
         replicates, seed, level: of the bootstrap, see `bootstrap_frechet` and `interval`.
 
     Raises:
@@ -41,10 +43,10 @@ def fd_score(
     compare_extractors(extractor, reference.passport)
     value = frechet_to_reference(features, reference.gaussian)
     n, dim = features.shape
-    metric = metric_name(extractor)
+    name = metric_name(extractor, metric)
     if n < dim + 1:
         warnings.warn(
-            f"{metric} of {n} samples in {dim} features: the covariance is singular and the value mostly bias; "
+            f"{name} of {n} samples in {dim} features: the covariance is singular and the value mostly bias; "
             f"use more than {dim} samples, and compare only at this n.",
             UserWarning,
             stacklevel=2,
@@ -52,7 +54,7 @@ def fd_score(
     if reference.n is not None and reference.n < dim + 1:
         warnings.warn(
             f"The reference has {reference.n} samples in {dim} features, too few for a covariance of full rank: "
-            f"{metric} measures it more than what it stands for; use more than {dim}.",
+            f"{name} measures it more than what it stands for; use more than {dim}.",
             UserWarning,
             stacklevel=2,
         )
@@ -63,7 +65,7 @@ def fd_score(
         "reference": {"n": reference.n, "passport": reference.passport},
         "interval": {"kind": "bootstrap", "replicates": replicates, "seed": seed, "level": level},
     }
-    return Score(value, low, high, n, metric, passport, resampled)
+    return Score(value, low, high, n, name, passport, resampled)
 
 
 def compare_extractors(extractor: Mapping[str, Any], reference: Mapping[str, Any] | None) -> None:

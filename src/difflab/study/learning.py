@@ -28,10 +28,11 @@ LEARNING_FILE = "learning.json"
 class LearningStudy(BaseModel):
     """Variants of a recipe, trained alike.
 
-    recipe: the fields of a diffusion recipe, without name, seed and steps; variants: name -> fields that it changes,
-    with dots as in `difflab train`; seeds: of the trainings; snapshots: the steps at which it is measured, the last
-    being its length; draw: how samples of a snapshot are drawn; reference, split, features, metrics: as in a study of
-    samples; held_out: pictures that no training sees, on which all have their loss, with common timesteps and noise.
+    recipe: the fields of a diffusion recipe, without name, seed and steps; variants: name -> fields that it
+    changes, with dots as in `difflab train`; seeds: of the trainings; snapshots: the steps at which it is measured,
+    the last being its length; draw: how samples of a snapshot are drawn; reference, split, features, metrics: as in
+    a study of samples; remark: what a reader should know beside the numbers; held_out: pictures that no training
+    sees, on which all have their loss, with common timesteps and noise.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,6 +40,7 @@ class LearningStudy(BaseModel):
     kind: Literal["learning"]
     name: str
     question: str = ""
+    remark: str = ""
     recipe: dict[str, Any]
     variants: Annotated[dict[str, dict[str, Any]], MinLen(1)]
     seeds: Annotated[tuple[int, ...], MinLen(1)] = (0,)
