@@ -6,6 +6,7 @@ import pytest
 
 from difflab.report.curves import compare, curves
 from difflab.report.findings import choices, contrast, findings, headline, knee, trend
+from difflab.study.result import Score
 
 
 def said(sentences):
@@ -87,6 +88,34 @@ def test_knee_is_the_first_setting_after_which_nothing_clear_and_large_is_gained
     found = knee(result, "fid", line(result))
     assert (found.row.settings.steps if found else None) == at
     assert (found.hidden if found else None) == hidden
+
+
+def test_a_knee_is_marked_only_where_the_step_to_it_is_clear(steps_result):
+    """From 10 to 20 and from 20 to 50 nothing is clear, from 10 to 50 it is."""
+    result = steps_result(10.0, 9.0, 8.0, 7.9, half=0.6)
+    found = knee(result, "fid", line(result))
+    assert (found.row.settings.steps, found.sharp) == (20, False)
+    assert "The knee is near 20 steps, but not clearly there: from 10 steps to it nothing changes clearly." in said(
+        findings(result)
+    )
+    sharp = steps_result(20.0, 10.0, 9.9, 9.95, half=0.3)
+    assert knee(sharp, "fid", line(sharp)).sharp
+
+
+@pytest.mark.parametrize(
+    ("metric", "floor", "told"),
+    [
+        ("fid", 1.0, "1.00 [0.90, 1.10]: the best falls short of that"),
+        ("fid", 3.95, "3.95 [3.85, 4.05]: the best cannot be told from that"),
+        ("precision", 9.0, "9.00 [8.90, 9.10]: the best is beyond that"),
+        ("precision", 30.0, "30.00 [29.90, 30.10]: the best falls short of that"),
+    ],
+)
+def test_the_best_is_set_beside_real_samples(steps_result, metric, floor, told):
+    result = steps_result(20.0, 10.0, 4.0, metric=metric)
+    real = Score(value=floor, low=floor - 0.1, high=floor + 0.1, n=100)
+    text = said(findings(result.model_copy(update={"floors": {metric: real}})))
+    assert f"As many real samples score {told}." in text
 
 
 def test_small_clear_gain_beyond_the_knee_is_quantified(steps_result):
@@ -185,6 +214,13 @@ def test_names_on_the_second_axis_are_compared_at_each_place_of_the_first(make_r
 def test_numbers_on_the_second_axis_are_no_choice(make_result):
     values = {(s, e): 1.0 for s in (5, 10) for e in (0.0, 1.0)}
     assert choices(make_result({"steps": [5, 10], "eta": [0.0, 1.0]}, values), "fid") == []
+
+
+def test_headline_points_to_the_note_of_a_study(steps_result):
+    result = steps_result(20.0, 10.0, 5.0)
+    assert "note" not in said(headline([result]))
+    noted = result.model_copy(update={"study": result.study.model_copy(update={"remark": "Chosen after a look."})})
+    assert said(headline([noted])).endswith("(Read the note of study with this.)")
 
 
 def test_headline_has_a_sentence_of_each_study(make_result, steps_result):

@@ -10,7 +10,7 @@ from difflab.study.result import Score
         (4.6712345, 4.61, 4.74, ("4.67", "[4.61, 4.74]")),
         (13.3612, 12.9, 13.8, ("13.4", "[12.9, 13.8]")),
         (367.43, 340.0, 395.0, ("367", "[340, 395]")),
-        (0.0123456, 0.0101, 0.0143, ("0.012", "[0.010, 0.014]")),
+        (0.0123456, 0.0101, 0.0143, ("0.0123", "[0.0101, 0.0143]")),
         (-0.5, -0.9, -0.1, ("−0.5", "[−0.9, −0.1]")),
     ],
 )
@@ -21,6 +21,19 @@ def test_score_shows_as_many_digits_as_its_interval_supports(value, low, high, s
 def test_no_score_has_more_than_four_digits_however_narrow_its_interval():
     text, _ = words.score_text("fid", Score(value=12.3456789, low=12.3456788, high=12.3456790, n=10))
     assert text == "12.35"
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (0.5, 0.1, 0.9, "0.5 [0.1, 0.9]"),
+        (0.5, 0.012, 1.0, "0.50 [0.01, 1.00]"),
+        (-0.5, -1.0, -0.0004, "−0.5000 [−1.0000, −0.0004]"),
+        (0.5, 0.0, 1.0, "0.5 [0.0, 1.0]"),
+    ],
+)
+def test_an_end_that_is_not_zero_is_not_shown_as_zero(value, low, high, shown):
+    assert words.with_interval(value, low, high) == shown
 
 
 def test_valid_share_is_shown_in_percent():

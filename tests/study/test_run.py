@@ -213,12 +213,22 @@ def test_the_floor_is_what_fresh_real_samples_score(
     fields = {"name": "s", "model": parts["tiny"], "reference": "shapes", "features": parts["tiny-features"]}
     study = Study.model_validate({**fields, "base": {"count": 100}, "axes": {"steps": [1]}, "replicates": 20})
     result = run_study(study, tmp_path)
-    assert result.floor is not None
     fresh = Shapes(16, 100, 2).batch(np.arange(100))[0]
     np.savez(tmp_path / "fresh.npz", fresh)
     by_hand = measure.score("fid", tmp_path / "fresh.npz", "shapes", features=parts["tiny-features"], size=16)
-    assert result.floor.value == pytest.approx(by_hand.value)
-    assert 0 < result.floor.value < result.rows[0].scores["fid"].value
+    assert result.floors["fid"].value == pytest.approx(by_hand.value)
+    assert 0 < result.floors["fid"].value < result.rows[0].scores["fid"].value
+
+
+def test_floors_are_of_every_metric_and_the_checker_accepts_all_real_scenes(tmp_path: Path) -> None:
+    fields = {"name": "s", "model": "shapes-dit", "reference": "shapes", "replicates": 5, "axes": {"steps": [2, 3]}}
+    metrics = ["fid", "is", "valid", "accuracy"]
+    base = {"count": 80, "classes": "balanced"}
+    result = run_study(Study.model_validate({**fields, "base": base, "metrics": metrics}), tmp_path)
+    assert list(result.floors) == metrics
+    assert result.floors["valid"].value == result.floors["accuracy"].value == 1.0
+    assert result.floors["is"].value > result.rows[0].scores["is"].value
+    assert {score.n for score in result.floors.values()} == {80}
 
 
 def test_another_grid_than_the_official_one_is_explained(study: Study, tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ class Scenes:
         """(N,) class labels, indices into `CLASSES`."""
         return self.kind[:, 0] * len(COLOURS) + self.colour[:, 0]
 
+    @property
+    def ids(self) -> np.ndarray:
+        """(N,) int64: equal where two scenes, and with them their pictures, are the same."""
+        shape = self.kind * len(COLOURS) + self.colour
+        shape = (shape * len(SIZES) + self.size) * len(ROWS) * len(COLUMNS) + self.row * len(COLUMNS) + self.column
+        shape = np.where(np.arange(2) < self.count[:, None], shape + 1, 0)
+        most = len(CLASSES) * len(SIZES) * len(ROWS) * len(COLUMNS) + 1
+        return (shape[:, 0] * most + shape[:, 1]) * len(BACKGROUNDS) + self.background
+
     def captions(self) -> list[str]:
         """One sentence a scene."""
         return [self._caption(i) for i in range(len(self))]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 INK, MUTED, RULE, MARK = (COLOURS[name][0] for name in ("ink", "muted", "rule", "mark"))
 _WIDE_SPAN = 8.0
 _TILE = 96
+_EDGE = 0.36  # inches for the names of rows
 _DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
 _DISTANCES: tuple[Metric, ...] = ("fid", "kid")  # that may span decades
 _MOST_COLUMNS = 10
@@ -133,8 +134,13 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
     """One metric against another, each cell a point with both 95 % intervals, connected along the first axis."""
     along = first_axis(result)
 
+    rows = [row for row in scored(result, up) if across in row.scores]
+    real = (result.floors[across].value, result.floors[up].value) if {across, up} <= result.floors.keys() else None
+    spots = np.array([[row.scores[metric].value for metric in (across, up)] for row in rows] + ([real] if real else []))
+    span = np.ptp(spots, axis=0)
+
     def draw(axes: Axes) -> None:
-        for line in curves([row for row in scored(result, up) if across in row.scores], along):
+        for line in curves(rows, along):
             look = palette.look(result, line)
             x, y = (np.array([row.scores[metric].value for row in line.rows]) for metric in (across, up))
             bars = [
@@ -144,10 +150,19 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
             ]  # fmt: skip
             axes.errorbar(
                 x, y, xerr=bars[0], yerr=bars[1], color=look.colour, ls=look.line, lw=1.8, marker=look.marker, ms=5.5,
-                elinewidth=0.8, label=words.settings(line.setting) or None,
+                elinewidth=1.0, ecolor=(look.colour, 0.3), label=words.settings(line.setting) or None,
             )  # fmt: skip
-            for place, a, b in zip(line.places, x, y, strict=True):
-                axes.annotate(words.plain(place), (a, b), xytext=(5, 5), textcoords="offset points", fontsize=9)
+            for i in _apart(x, y, span):
+                axes.annotate(
+                    words.plain(line.places[i]), (x[i], y[i]), xytext=(6, 6), textcoords="offset points",
+                    fontsize=9.5, fontweight="bold",
+                )  # fmt: skip
+        if real is not None:
+            axes.plot(*real, ls="none", marker="*", ms=11, color=MUTED)
+            axes.annotate(
+                "real samples", real, xytext=(-8, 0), textcoords="offset points", ha="right", va="center", fontsize=9,
+                color=MUTED,
+            )  # fmt: skip
         axes.set_xlabel(words.heading(result, across))
         axes.set_title(
             f"{words.heading(result, up)}, labels: {words.axis_title(along)}", loc="left", fontsize=10.5, pad=8
@@ -156,14 +171,25 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
     return _panel(draw)
 
 
+def _apart(x: np.ndarray, y: np.ndarray, span: np.ndarray) -> list[int]:
+    """Which points of a curve get a label: both ends, and of those between the ones that lie far enough from these."""
+    chosen: list[int] = []
+    for i in dict.fromkeys([0, len(x) - 1, *range(len(x))]):
+        if all(abs(x[i] - x[j]) > 0.1 * span[0] or abs(y[i] - y[j]) > 0.07 * span[1] for j in chosen):
+            chosen.append(i)
+    return chosen
+
+
 def learning_curves(learning: Learning) -> str:
     """Held-out loss and each metric against the pictures seen: a line through the means, a dot for each seed."""
     names = [variant.name for variant in learning.variants]
     measures: list[Metric | None] = [None, *learning.metric_names]
     with _styled():
-        figure = _figure(3.3 * len(measures), 3.5, "constrained")
+        across = min(len(measures), 2)
+        down = -(-len(measures) // across)
+        figure = _figure(4.2 * across, 3.0 * down + 0.5, "constrained")
         for panel, measure in enumerate(measures):
-            axes = figure.add_subplot(1, len(measures), panel + 1)
+            axes = figure.add_subplot(down, across, panel + 1)
             for i, name in enumerate(names):
                 colour, marker = COLOURS[_DISTINCT[i % len(_DISTINCT)]][0], "os^DvPX"[i % 7]
                 places = [[p.images / 1000 for p in learning.of(name, step)] for step in learning.study.snapshots]
@@ -176,11 +202,17 @@ def learning_curves(learning: Learning) -> str:
                     np.concatenate(places), np.concatenate(values), ls="none", marker=".", ms=4, color=colour, alpha=0.5
                 )
             everything = [learned(p, measure) for p in learning.points]
-            if measure in _DISTANCES and min(everything) > 0:
+            wide = measure in _DISTANCES and 0 < _WIDE_SPAN * min(everything) < max(everything)
+            if measure in _DISTANCES and measure in learning.floors:
+                _mark_floor(axes, learning.floors[measure].value, [everything[0], everything[-1]])
+                axes.set_ylim(0, None)
+            if wide:
                 _log_ticks(axes, "y", everything)
             axes.set_xlabel("pictures seen (thousands)")
             title = "held-out loss" if measure is None else learning_heading(learning, measure)
-            axes.set_title(title, loc="left", fontsize=10.5, pad=8)
+            axes.set_title(
+                f"{title}, {_better(measure)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8
+            )
         figure.legend(loc="outside lower center", ncols=3, fontsize=9.5, columnspacing=1.2)
         return _svg(figure)
 
@@ -188,12 +220,14 @@ def learning_curves(learning: Learning) -> str:
 def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, palette: Palette) -> str:
     """The headline: a curve over evenly spaced settings, and below each setting what it draws from common noise."""
     pictures = _common_pictures(result, curve.rows, 2)
+    names = _row_names(result, 2) if pictures is not None else []
     width, plot, count = 6.4, 2.9, len(curve.rows)
-    sheet = 2 * width / count if pictures is not None else 0.0
+    edge = _EDGE / width if names else 0.0
+    sheet = 2 * (1 - edge) * width / count if pictures is not None else 0.0
     height = plot + sheet
     with _styled():
         figure = _figure(width, height)
-        axes = figure.add_axes((0, (sheet + 0.42) / height, 1, (plot - 0.8) / height))
+        axes = figure.add_axes((edge, (sheet + 0.42) / height, 1 - edge, (plot - 0.8) / height))
         _bars(axes, range(count), curve, metric, palette.look(result, curve), width=2.4)
         _value_labels(axes, curve, metric)
         axes.margins(y=0.2)
@@ -206,7 +240,7 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
         if knee is not None:
             _mark_knee(axes, curve.rows.index(knee.row))
         if pictures is not None:
-            _sheet(figure.add_axes((0, 0, 1, sheet / height)), pictures)
+            _sheet(figure.add_axes((edge, 0, 1 - edge, sheet / height)), pictures, names)
         return _svg(figure)
 
 
@@ -221,18 +255,20 @@ def strip(result: Result) -> str | None:
     across = min(len(blocks), 2 if blocks[0].columns <= 5 else 1)
     side, head, gap = 0.82, 0.24 if len(blocks) == 1 else 0.5, 0.3
     columns = max(block.columns for block in blocks)
+    names = _row_names(result, len(blocks[0].pictures[0]))
+    edge = _EDGE if names else 0.0
     block_height = head + side * max(len(block.pictures[0]) for block in blocks)
-    width = across * columns * side + (across - 1) * gap
+    width = across * (edge + columns * side) + (across - 1) * gap
     height = block_height * -(-len(blocks) // across)
     with _styled():
         figure = _figure(width, height)
         for i, block in enumerate(blocks):
-            left = (i % across) * (columns * side + gap)
+            left = (i % across) * (edge + columns * side + gap) + edge
             tall = side * len(block.pictures[0])
             bottom = height - block_height * (i // across) - head - tall
             box = (left / width, bottom / height, block.columns * side / width, tall / height)
             axes = figure.add_axes(box)
-            _sheet(axes, block.pictures)
+            _sheet(axes, block.pictures, names)
             _heads(axes, block)
         return _svg(figure)
 
@@ -308,17 +344,28 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
     )
     if wide:
         _log_ticks(axes, "y", [words.scaled(metric, x) for score in scores for x in (score.low, score.high)])
-    if metric == "fid" and result.floor is not None:
-        _mark_floor(axes, result.floor.value)
-    better = "higher is better" if metric in MORE_IS_BETTER else "lower is better"
-    axes.set_title(f"{name}, {better}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
+    if metric in result.floors:
+        ends = [
+            words.scaled(metric, rows[end].scores[metric].value) for rows in (c.rows for c in lines) for end in (0, -1)
+        ]
+        _mark_floor(axes, words.scaled(metric, result.floors[metric].value), ends)
+    axes.set_title(f"{name}, {_better(metric)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
 
 
-def _mark_floor(axes: Axes, value: float) -> None:
+def _better(metric: Metric | None) -> str:
+    """Which way a score is better; None is the loss."""
+    return "higher is better" if metric in MORE_IS_BETTER else "lower is better"
+
+
+def _mark_floor(axes: Axes, value: float, ends: Sequence[float]) -> None:
+    """A line at what real samples score. ends: the curves' first and last values in turn; the name keeps off them."""
     axes.axhline(value, color=MUTED, lw=1.1, ls=(0, (1, 2)), zorder=0)
+    left, right = (min(abs(end - value) for end in ends[side::2]) for side in (0, 1))
+    place, indent, ha = (0.0, 4, "left") if left >= right else (1.0, -4, "right")
+    above = value < float(np.mean(ends))
     axes.annotate(
-        "real samples", (0.0, value), xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
-        ha="left", va="bottom", color=MUTED, fontsize=9,
+        "real samples", (place, value), xycoords=("axes fraction", "data"), xytext=(indent, 3 if above else -3),
+        textcoords="offset points", ha=ha, va="bottom" if above else "top", color=MUTED, fontsize=9,
     )  # fmt: skip
 
 
@@ -410,15 +457,39 @@ def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> list[np.nda
     """The first samples of each cell, the same number of each, (n, H, W, 3); None if some cell has none."""
     if not rows or any(not result.cell(row).chunks() for row in rows):
         return None
-    pictures = [result.cell(row).pictures(n) for row in rows]
-    n = min(len(part) for part in pictures)
-    if n == 0 or any(part.ndim != 4 for part in pictures):
+    chosen = _chosen(result, n)
+    pictures = [result.cell(row).pictures(chosen[-1] + 1) for row in rows]
+    fewest = min(len(part) for part in pictures)
+    chosen = [i for i in chosen if i < fewest]
+    if not chosen or any(part.ndim != 4 for part in pictures):
         return None
-    return [part[:n].repeat(3, axis=-1) if part.shape[-1] == 1 else part[:n] for part in pictures]
+    return [part[chosen].repeat(3, axis=-1) if part.shape[-1] == 1 else part[chosen] for part in pictures]
 
 
-def _sheet(axes: Axes, columns: Sequence[np.ndarray]) -> None:
-    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp."""
+def _chosen(result: Result, n: int) -> list[int]:
+    """Which n samples are shown: spread over the classes where these come in turn, else the first."""
+    names = _classes_in_turn(result)
+    many = min(result.study.keep, len(names))
+    return [round(i) for i in np.linspace(0, many - 1, n)] if many >= n > 1 else list(range(n))
+
+
+def _row_names(result: Result, n: int) -> list[str]:
+    """The classes of the samples that are shown, on two lines if they have two words; empty where not known."""
+    names = _classes_in_turn(result)
+    return [names[i % len(names)].split(",")[0].replace(" ", "\n", 1) for i in _chosen(result, n)] if names else []
+
+
+def _classes_in_turn(result: Result) -> list[str]:
+    """The names of the classes, if sample i of every cell is of the i-th, counted round."""
+    in_turn = result.study.base.classes == "balanced" and "classes" not in result.study.axes
+    return result.passport.get("model", {}).get("classes") or [] if in_turn else []
+
+
+def _sheet(axes: Axes, columns: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
+    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp.
+
+    names: of the rows, written beside them.
+    """
     height, width = columns[0].shape[1:3]
     times = max(1, _TILE // max(height, width))
     gap = max(2, times * max(height, width) // 24)
@@ -432,6 +503,11 @@ def _sheet(axes: Axes, columns: Sequence[np.ndarray]) -> None:
             sheet[top : top + height * times, left : left + width * times, 3] = 255
     axes.imshow(sheet, interpolation="none", aspect="auto", extent=(0, len(columns), len(columns[0]), 0))
     axes.set_axis_off()
+    for i, name in enumerate(names):
+        axes.annotate(
+            name, (0.0, i + 0.5), xytext=(-3, 0), textcoords="offset points", ha="right", va="center", rotation=90,
+            fontsize=8.5, color=MUTED, multialignment="center",
+        )  # fmt: skip
 
 
 def _heads(axes: Axes, block: _Block) -> None:

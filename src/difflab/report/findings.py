@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from difflab.report import words
-from difflab.report.curves import Comparison, Curve, best, compare, curves, first_axis, numeric, scored
+from difflab.report.curves import MORE_IS_BETTER, Comparison, Curve, best, compare, curves, first_axis, numeric, scored
 from difflab.report.timing import timing
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
@@ -21,12 +21,13 @@ class Knee:
     """The first setting beyond which little is gained.
 
     gain: the largest clear improvement after it, as a share of the score at the knee; hidden: no later improvement is
-    clear at all.
+    clear at all; sharp: the step to it, from the setting before, is a clear improvement.
     """
 
     row: Row
     gain: float
     hidden: bool
+    sharp: bool
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def findings(result: Result) -> list[str]:
 
 
 def headline(results: Sequence[Result]) -> list[str]:
-    """The main findings of all studies for the abstract: a sentence a study, and what the largest tells about time."""
+    """The main findings of all studies for the abstract: a sentence a study, its note, what the largest tells of time."""
     sentences = []
     for result in results:
         metric = next(iter(result.metric_names))
@@ -63,8 +64,10 @@ def headline(results: Sequence[Result]) -> list[str]:
             line = curves(scored(result, metric), first_axis(result))[0]
             told = contrast(result, metric, evidence=False) or " ".join(choices(result, metric))
             sentences.append(told or _summary(result, metric, line))
-    timed = [result for result in results if timing(result)]
-    return sentences + (timing(max(timed, key=lambda result: len(result.rows))) if timed else [])
+            if result.study.remark:
+                sentences.append(f"(Read the note of {result.study.name} with this.)")
+    timed = [result for result in results if timing(result, telling=True)]
+    return sentences + (timing(max(timed, key=lambda result: len(result.rows)), telling=True) if timed else [])
 
 
 def shape(result: Result, metric: Metric, curve: Curve) -> Shape:
@@ -99,7 +102,8 @@ def knee(result: Result, metric: Metric, curve: Curve) -> Knee | None:
         gains = [abs(step.change) for step in later if step.better and step.clear]
         gain = max(gains, default=0.0) / abs(row.scores[metric].value or 1.0)
         if gain < SMALL_GAIN:
-            return Knee(row, gain, hidden=not gains)
+            step = compare(result, metric, curve.rows[i - 1], row) if i else None
+            return Knee(row, gain, hidden=not gains, sharp=step is not None and step.clear and step.better)
     return None
 
 
@@ -198,12 +202,15 @@ def _best(result: Result, metric: Metric) -> list[str]:
 
 
 def _beside_floor(result: Result, metric: Metric) -> list[str]:
-    """Whether the best cell can be told from as many real samples."""
-    if metric != "fid" or result.floor is None:
+    """How the best cell stands beside as many real samples."""
+    if metric in words.SHARES or metric not in result.floors:  # of real samples all are valid and of their class
         return []
-    top, floor = best(scored(result, metric), metric).scores[metric], result.floor
-    told = "can be told from" if top.low > floor.high else "cannot be told from"
-    return [f"As many real samples score {words.score_text(metric, floor)[0]}: the best {told} them."]
+    top, floor = best(scored(result, metric), metric).scores[metric], result.floors[metric]
+    worse, better = top.low > floor.high, top.high < floor.low
+    if metric in MORE_IS_BETTER:
+        worse, better = better, worse
+    told = "falls short of that" if worse else "is beyond that" if better else "cannot be told from that"
+    return [f"As many real samples score {' '.join(words.score_text(metric, floor))}: the best {told}."]
 
 
 def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
@@ -217,6 +224,12 @@ def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
         n = words.fixed(found.row.scores[metric].n, 0)
         return [
             f"No knee can be located{where}: with {n} samples nothing is clearly better than {_at(curve, found.row)}."
+        ]
+    if not found.sharp and found.row.key != curve.rows[0].key:
+        before = curve.rows[curve.rows.index(found.row) - 1]
+        return [
+            f"The knee{where} is near {_at(curve, found.row)}, but not clearly there: from {_at(curve, before)} to it "
+            "nothing changes clearly."
         ]
     start = f"The knee{where} is at {_at(curve, found.row)}"
     if found.hidden:
@@ -311,9 +324,10 @@ def _size(metric: Metric, step: Comparison, evidence: bool) -> str:
     if step.low is None or step.high is None:
         return f"{words.significant(size)}{points}"
     low, high = sorted(words.scaled(metric, sign * end) for end in (step.low, step.high))
-    places = words.decimals(size, low, high)
-    interval = f" [{words.fixed(low, places)}, {words.fixed(high, places)}]" if evidence else ""
-    return f"{words.fixed(size, places)}{points}{interval}"
+    text = words.with_interval(size, low, high)
+    if not evidence:
+        return f"{text.split(' [')[0]}{points}"
+    return text.replace(" [", f"{points} [", 1)
 
 
 def _ratio(few: Curve, many: Curve, small: Comparison, large: Comparison) -> str:
@@ -330,12 +344,10 @@ def _ratio(few: Curve, many: Curve, small: Comparison, large: Comparison) -> str
 def _evidence(metric: Metric, step: Comparison) -> str:
     if step.low is None or step.high is None:
         return f"their 95\u00a0% intervals {'do not overlap' if step.clear else 'overlap'}"
-    change, low, high = (words.scaled(metric, x) for x in (step.change, step.low, step.high))
-    places = words.decimals(change, low, high)
-    interval = f"[{words.fixed(low, places)}, {words.fixed(high, places)}]"
+    text = words.with_interval(*(words.scaled(metric, x) for x in (step.change, step.low, step.high)))
     if step.clear:
-        return f"paired difference {words.fixed(change, places)} {interval}"
-    return f"the paired difference’s 95\u00a0% interval {interval} contains zero"
+        return f"paired difference {text}"
+    return f"the paired difference’s 95\u00a0% interval {text[text.index('[') :]} contains zero"
 
 
 def _apart(pairs: Sequence[Comparison]) -> str:

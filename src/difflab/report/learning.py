@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import mean, stdev
 
 from scipy.special import stdtrit
@@ -13,18 +14,6 @@ from difflab.report import words
 from difflab.report.curves import MORE_IS_BETTER
 from difflab.study.learning import Learning, Point
 from difflab.study.spec import Metric
-
-_T = {
-    1: 12.706,
-    2: 4.303,
-    3: 3.182,
-    4: 2.776,
-    5: 2.571,
-    6: 2.447,
-    7: 2.365,
-    8: 2.306,
-    9: 2.262,
-}  # 97.5 % of Student's t
 
 
 @dataclass(frozen=True)
@@ -70,28 +59,130 @@ def heading(learning: Learning, metric: Metric) -> str:
 
 @dataclass(frozen=True)
 class _Measure:
-    """A number of every training at its end: its name and unit, by variant its values in order of the seeds."""
+    """A number of every training after some step: its name and unit, by variant its values in order of the seeds."""
 
     name: str
     unit: str
     values: dict[str, list[float]]
     more_is_better: bool = False
 
+    @property
+    def ranked(self) -> list[str]:
+        """The variants, the best mean first."""
+        return sorted(self.values, key=lambda variant: mean(self.values[variant]), reverse=self.more_is_better)
+
+    def gap(self, a: str, b: str) -> _Gap:
+        """How far variant b is from a, over the seeds."""
+        gaps = [y - x for x, y in zip(self.values[a], self.values[b], strict=True)]
+        if len(gaps) < 2:
+            return _Gap(gaps[0], None, None)
+        half = float(stdtrit(len(gaps) - 1, 0.975)) * stdev(gaps) / math.sqrt(len(gaps))
+        return _Gap(mean(gaps), mean(gaps) - half, mean(gaps) + half)
+
+    def beaten(self) -> list[str]:
+        """The variants that are clearly behind the best one."""
+        first, *others = self.ranked
+        return [other for other in others if self.gap(first, other).clear]
+
+
+@dataclass(frozen=True)
+class _Gap:
+    """A mean difference over seeds with its 95 % interval by Student's t, which one seed does not give."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @property
+    def clear(self) -> bool:
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def size(self) -> str:
+        """Its magnitude, and the interval."""
+        if self.low is None or self.high is None:
+            return f"{words.significant(abs(self.mean))}, from one seed"
+        low, high = sorted((self.low, self.high)) if self.mean > 0 else sorted((-self.low, -self.high))
+        return words.with_interval(abs(self.mean), low, high)
+
+
+def learning_headline(learning: Learning) -> str:
+    """Which variant leads by held-out loss at the end, over which others clearly, and since when."""
+    loss = _measures(learning, learning.study.snapshots[-1])[0]
+    first, *others = loss.ranked
+    shown = f"After {_pictures(learning, -1)} pictures"
+    if not others:
+        return f"{shown} the held-out loss is {_mean_text(loss, first)} with {first}."
+    return (
+        f"{shown} {first} has the lowest held-out loss, {_mean_text(loss, first)}, {_ahead(loss)}.{_course(learning)}"
+    )
+
 
 def learning_findings(learning: Learning) -> list[str]:
-    """How the variants compare at the end, each with the first one, seed by seed."""
-    last, first, *others = learning.study.snapshots[-1], *learning.variants
-    images, seeds = words.fixed(learning.of(first.name, last)[0].images, 0), len(learning.study.seeds)
-    sentences = []
-    for measure in _measures(learning, last):
-        values = measure.values
-        order = sorted(values, key=lambda variant: mean(values[variant]), reverse=measure.more_is_better)
-        ranked = words.listed(f"{words.significant(mean(values[v]), 3)}{measure.unit} with {v}" for v in order)
-        sentences.append(f"After {images} pictures, the mean {measure.name} over {seeds} seeds is {ranked}.")
-        told = [_against(first.name, other.name, values) for other in others]
-        points = " in percentage points" if measure.unit else ""
-        sentences.append(f"Differences of {measure.name} from {first.name}{points}, seed by seed: {'; '.join(told)}.")
+    """The headline, and for every measure how the variants compare at the end: in order, each with the next one."""
+    seeds = len(learning.study.seeds)
+    sentences = [learning_headline(learning)]
+    for measure in _measures(learning, learning.study.snapshots[-1]):
+        order = measure.ranked
+        means = words.listed(f"{_mean_text(measure, variant)} with {variant}" for variant in order)
+        over = f", means of {seeds} seeds" if seeds > 1 else ""
+        steps = [_step(measure, a, b) for a, b in pairwise(order)]
+        told = f" Each and the next, seed by seed: {'; '.join(steps)}." if steps else ""
+        sentences.append(f"{words.capital(measure.name)} at the end{over}: {means}.{told}")
     return sentences
+
+
+def _ahead(measure: _Measure) -> str:
+    first, *others = measure.ranked
+    beaten = measure.beaten()
+    if len(beaten) == len(others):
+        nearest = measure.gap(first, others[0])
+        points = " percentage points" if measure.unit else ""
+        if len(others) == 1:
+            return f"clearly ahead of {others[0]}, by {nearest.size}{points}"
+        return f"clearly ahead of all others, by {nearest.size}{points} or more"
+    if not beaten:
+        return "but no other can be told from it"
+    return f"clearly ahead of {words.listed(beaten)}, not of {words.listed(o for o in others if o not in beaten)}"
+
+
+def _course(learning: Learning) -> str:
+    """Whether the variant that leads at the end always did."""
+    losses = [_measures(learning, step)[0] for step in learning.study.snapshots]
+    leader = losses[-1].ranked[0]
+    start, *others = losses[0].ranked
+    if start == leader:
+        return ""
+    last = " the last," if others[-1] == leader else ""
+    gap = losses[0].gap(start, leader)
+    behind = f"clearly behind {start} (by {gap.size})" if gap.clear else f"not to be told from {start}"
+    since = next(i for i in range(len(losses)) if all(loss.ranked[0] == leader for loss in losses[i:]))
+    return (
+        f" It did not start so: after {_pictures(learning, 0)} pictures it is{last} {behind}, and it leads from "
+        f"{_pictures(learning, since)} on."
+    )
+
+
+def _step(measure: _Measure, a: str, b: str) -> str:
+    gap = measure.gap(a, b)
+    points = " percentage points" if measure.unit else ""
+    if gap.clear:
+        return f"{a} is clearly ahead of {b} by {gap.size}{points}"
+    if gap.low is None:
+        return f"{a} is ahead of {b} by {gap.size}"
+    return f"{a} and {b} cannot be told apart"
+
+
+def _pictures(learning: Learning, snapshot: int) -> str:
+    step = learning.study.snapshots[snapshot]
+    return words.fixed(learning.of(learning.variants[0].name, step)[0].images, 0)
+
+
+def _mean_text(measure: _Measure, variant: str) -> str:
+    """A mean with as many digits as the spread over seeds supports, the same for all variants."""
+    spreads = [(mean(v), min(v), max(v)) for v in measure.values.values()]
+    places = min(words.decimals(*spread) for spread in spreads)
+    return f"{words.fixed(mean(measure.values[variant]), places)}{measure.unit}"
 
 
 def _measures(learning: Learning, step: int) -> list[_Measure]:
@@ -112,17 +203,6 @@ def learned(point: Point, metric: Metric | None) -> float:
 
 def _by_seed(points: Sequence[Point]) -> list[Point]:
     return sorted(points, key=lambda point: point.seed)
-
-
-def _against(base: str, other: str, values: dict[str, list[float]]) -> str:
-    gaps = [b - a for a, b in zip(values[base], values[other], strict=True)]
-    if len(gaps) < 2:
-        return f"{other} {words.significant(mean(gaps))}, from one seed"
-    half = float(stdtrit(len(gaps) - 1, 0.975)) * stdev(gaps) / math.sqrt(len(gaps))
-    low, high = mean(gaps) - half, mean(gaps) + half
-    places = words.decimals(mean(gaps), low, high)
-    interval = f"[{words.fixed(low, places)}, {words.fixed(high, places)}]"
-    return f"{other} {words.fixed(mean(gaps), places)} {interval}{'' if low > 0 or high < 0 else ', not clear'}"
 
 
 def _spread(values: Sequence[float]) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from difflab.errors import DifflabError, suggest
 from difflab.report import figures, words
 from difflab.report.curves import curves, first_axis, scored
 from difflab.report.findings import findings, headline, knee
-from difflab.report.learning import LearningTable, build_learning_table, learning_findings
+from difflab.report.learning import LearningTable, build_learning_table, learning_findings, learning_headline
 from difflab.report.palette import COLOURS, Palette
 from difflab.report.paper import beside_paper
 from difflab.report.table import Table, build_table
@@ -164,7 +164,7 @@ def build_book(chapters: Sequence[Chapter], out: Path, *, title: str | None = No
         "colours": COLOURS,
     }
     context["reading"] = environment.get_template("reading.md.j2").render(
-        results=results, floor=any(result.floor for result in results), chapters=chapters, unlike=_unlike(results)
+        results=results, floor=any(result.floors for result in results), chapters=chapters, unlike=_unlike(results)
     )
     out = Path(out)
     for _, view in numbering.seen:
@@ -193,14 +193,15 @@ def _part(chapter: Chapter, numbering: _Numbering, environment: jinja2.Environme
     results, name = chapter.results, chapter.problem_set
     first = (results or chapter.learnings)[0].study
     palette = Palette(results)
-    head = _headline_figure(results[0], palette, numbering) if results else None
+    simplest = min(results, key=lambda result: len(result.study.axes), default=None)
+    head = _headline_figure(simplest, palette, numbering) if simplest else None
     sections = [_section(result, palette, numbering) for result in results]
     learnings = [_learning_section(learning, numbering) for learning in chapter.learnings]
     paper = beside_paper(results) if name == "ddim" else None
     return _Part(
         title=_TITLES.get(name or "") or first.question or first.name,
         anchor=f"set-{_slug(name or first.name)}",
-        abstract=_abstract(results) if results else learnings[0].findings[0],
+        abstract=_abstract(results, chapter.learnings),
         headline=head,
         sections=sections,
         learnings=learnings,
@@ -232,7 +233,9 @@ def _load_learnings(root: Path) -> list[Learning]:
 
 
 def load_results(root: Path) -> list[Result]:
-    """The results of a study's folder, or of a problem set's, which has one folder a study; fewest axes first.
+    """The results of a study's folder, or of a problem set's, which has one folder a study.
+
+    Shipped studies come in the order of their problem set, others after them, those with fewest axes first.
 
     Raises DifflabError when there is none, or one cannot be read.
     """
@@ -242,7 +245,10 @@ def load_results(root: Path) -> list[Result]:
         raise DifflabError(
             f"{root}: no {RESULT_FILE} here or one folder below; give the folder of a study that was run to its end."
         )
-    return sorted((_load(folder, root) for folder in folders), key=lambda result: len(result.study.axes))
+    order = [name for studies in PROBLEM_SETS.values() for name in studies]
+    place = {name: i for i, name in enumerate(order)}
+    results = (_load(folder, root) for folder in folders)
+    return sorted(results, key=lambda r: (place.get(r.study.name, len(order)), len(r.study.axes)))
 
 
 def _load(folder: Path, root: Path) -> Result:
@@ -264,7 +270,7 @@ def _section(result: Result, palette: Palette, numbering: _Numbering) -> Section
         findings=findings(result),
         figures=list(_figures(result, palette, numbering)),
         setting=_setting(result),
-        made=dict(_flat(result.passport)),
+        made=_alike(result),
         machine=dict(_flat(result.machine)),
     )
 
@@ -272,9 +278,10 @@ def _section(result: Result, palette: Palette, numbering: _Numbering) -> Section
 def _learning_section(learning: Learning, numbering: _Numbering) -> LearningSection:
     study, seeds = learning.study, len(learning.study.seeds)
     names = words.listed(variant.name for variant in learning.variants)
+    real = " Dotted: what as many real samples score." if learning.floors.keys() - words.SHARES.keys() else ""
     caption = (
         f"What {names} learn, trained alike: lines through the means of {seeds} seeds, a dot for each. Losses are of "
-        "averaged weights, on pictures that no training saw, at common timesteps and noise."
+        f"averaged weights, on pictures that no training saw, with one draw of timesteps and noise for all.{real}"
     )
     alt = f"Learning curves of {len(learning.variants)} variants."
     figure = numbering.add(study.name, "learning", figures.learning_curves(learning), caption, alt, wide=True)
@@ -299,8 +306,8 @@ def _learning_setting(learning: Learning) -> dict[str, str]:
         "Samples": ", ".join(words.setting(name, value) for name, value in draw.items()),
         "Reference": study.reference,
     }
-    if learning.floor:
-        setting["Floor"] = f"{words.score_text('fid', learning.floor)[0]}, what as many real samples score"
+    if learning.floors:
+        setting["Floor"] = _floor_text(learning)
     setting["Made by"] = f"difflab study run {study.name}"
     return {**setting, **({"Machine": ", ".join(machine)} if machine else {})}
 
@@ -312,8 +319,8 @@ def _headline_figure(result: Result, palette: Palette, numbering: _Numbering) ->
         return None
     curve = lines[0]
     found = knee(result, metric, curve) if curve.along == "steps" else None
-    if found is not None and found.hidden and found.row.key == curve.rows[0].key:
-        found = None  # nothing was located
+    if found is not None and not found.sharp:
+        found = None  # nothing was located, or not clearly here
     where = f" at {words.settings(curve.setting)}" if curve.setting else ""
     caption = (
         f"{result.metric_names[metric]} with 95 % intervals{where}; settings evenly spaced. "
@@ -368,16 +375,22 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         yield numbering.add(name, "strip", sheet, caption, caption, wide=True)
 
 
-def _abstract(results: Sequence[Result]) -> str:
+def _abstract(results: Sequence[Result], learnings: Sequence[Learning]) -> str:
+    trained = [learning_headline(learning) for learning in learnings]
+    if not results:
+        return " ".join(trained)
     first = results[0]
     metric = next(iter(first.metric_names))
-    counts = sorted({result.study.base.count for result in results})
-    samples = words.listed(words.fixed(count, 0) for count in counts)
+    counts = {result.study.name: words.fixed(result.study.base.count, 0) for result in results}
+    if len(set(counts.values())) == 1:
+        samples = f"{counts[first.study.name]} samples were drawn at each setting"
+    else:
+        samples = f"samples were drawn, {words.listed(f'{n} at each setting of {name}' for name, n in counts.items())},"
     start = (
-        f"With the model {first.study.model}, {samples} samples were drawn at each setting and scored against "
-        f"{_reference(first)}, by {first.metric_names[metric]}."
+        f"With the model {first.study.model}, {samples} and scored against {_reference(first)}, by "
+        f"{first.metric_names[metric]}."
     )
-    return " ".join([start, *headline(results)])
+    return " ".join([start, *headline(results), *trained])
 
 
 def _setting(result: Result) -> dict[str, str]:
@@ -403,7 +416,7 @@ def _setting(result: Result) -> dict[str, str]:
         "Samples": f"{words.fixed(study.base.count, 0)} a cell, from seed {study.base.seed}"
         if "count" not in study.axes
         else "varied",
-        **({"Floor": _floor_text(result)} if result.floor else {}),
+        **({"Floor": _floor_text(result)} if result.floors else {}),
         **({"Machine": ", ".join(machine)} if machine else {}),
     }
 
@@ -414,15 +427,18 @@ def _reference(result: Result) -> str:
     return f"{result.study.reference}{split}{f', {words.fixed(n, 0)} samples' if n else ''}"
 
 
-def _floor_text(result: Result) -> str:
-    assert result.floor is not None
-    value, interval = words.score_text("fid", result.floor)
-    return f"{value} {interval}, what as many real samples score, drawn apart from the reference"
+def _floor_text(result: Result | Learning) -> str:
+    told = [
+        f"{result.metric_names[metric].split(' (')[0]} {' '.join(words.score_text(metric, score))}"
+        for metric, score in result.floors.items()
+        if metric not in words.SHARES
+    ]
+    return f"{words.listed(told)}, what as many real samples score, drawn apart from the reference" if told else "none"
 
 
 def _alike(result: Result) -> dict[str, str]:
     """A passport without what the study varies."""
-    varied = {f"base / {name}".replace("_", " ") for name in result.study.axes}
+    varied = {f"base / {name}".replace("_", " ") for name in (*result.study.axes, "count")}
     return {name: value for name, value in _flat(result.passport) if name not in varied}
 
 
@@ -430,7 +446,8 @@ def _unlike(results: Sequence[Result]) -> list[str]:
     """In what the studies' passports differ, so that a reader does not compare across them."""
     made = [_alike(result) | {"samples a cell": str(result.study.base.count)} for result in results]
     names = sorted({name for one in made for name in one})
-    return [name for name in names if len({one.get(name) for one in made}) > 1]
+    unlike = [name for name in names if len({one.get(name) for one in made}) > 1]
+    return [name.removeprefix("base / ").replace(" / ", " ") for name in unlike]
 
 
 def _alt(result: Result, metric: Metric, along: str) -> str:
@@ -484,7 +501,7 @@ def _text(value: Any) -> str:
         return ", ".join(map(_text, value))
     if isinstance(value, float):
         return f"{value:.6g}"
-    return words.plain(value) if isinstance(value, bool) or value is None else str(value)
+    return "none" if value is None else words.plain(value) if isinstance(value, bool) else str(value)
 
 
 def _slug(name: str) -> str:

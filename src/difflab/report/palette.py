@@ -52,12 +52,15 @@ class Palette:
             for axis, places in result.study.axes.items():
                 known = values.setdefault(axis, [])
                 known += [place for place in places if place not in known]
-        self._values = {axis: sorted(known, key=_order) for axis, known in values.items()}
+        # A lone curve is told by what tells curves apart in other studies, which is seldom the number of steps.
+        axes = sorted(values, key=lambda axis: axis == "steps")
+        self._values = {axis: sorted(values[axis], key=_order) for axis in axes}
         # steps get the ramp from pale to deep, all else the one from cold to warm: more noise is warmer.
         self._ramp = {axis: _RAMPS[axis == "steps"] for axis in self._values}
 
     def look(self, result: Result, curve: Curve) -> Look:
-        """A curve's look, from the first of its common settings, or for a lone curve from another study's axis."""
+        """A curve's look, from the first of its common settings, or for a lone curve, which is solid, from another
+        study's axis."""
         if curve.setting:
             axis, value = next(iter(curve.setting.items()))
         else:
@@ -69,7 +72,7 @@ class Palette:
         index = known.index(value)
         slots = _SPREAD.get(len(known), _SPREAD[6])
         colour = COLOURS[f"{self._ramp[axis]}-{slots[index % len(slots)]}"][0]
-        return Look(colour, _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES)])
+        return Look(colour, _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES) if curve.setting else 0])
 
 
 def _order(value: Scalar) -> tuple[bool, float, str]:

@@ -33,6 +33,11 @@ class Fit:
     worst: float
     straight: bool
 
+    @property
+    def linear(self) -> bool:
+        """Whether a line describes the times well."""
+        return self.r2 >= LINEAR_FROM and self.slope > 0 and self.straight
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -47,6 +52,16 @@ class Ratio:
     low: float
     high: float
     pairs: int
+
+    @property
+    def most(self) -> float:
+        """The largest share of a difference that the interval allows."""
+        return max(abs(self.low - 1), abs(self.high - 1))
+
+    @property
+    def decided(self) -> bool:
+        """Whether the times show a difference, or that there is hardly one."""
+        return self.low > 1 or self.high < 1 or self.most < NEAR
 
 
 def linear_fit(result: Result) -> Fit | None:
@@ -92,16 +107,20 @@ def ratio(result: Result, axis: str) -> Ratio | None:
     return Ratio(a, b, math.exp(mean), math.exp(mean - half), math.exp(mean + half), len(logs))
 
 
-def timing(result: Result) -> list[str]:
-    """Whether time is linear in network calls, and how the ends of other axes differ, said from the cells' times."""
+def timing(result: Result, telling: bool = False) -> list[str]:
+    """Whether time is linear in network calls, and how the ends of other axes differ, said from the cells' times.
+
+    telling: leave out what the times do not decide.
+    """
     fit = linear_fit(result)
     others = [(axis, ratio(result, axis)) for axis in result.study.axes if axis not in ("steps", "count")]
-    return [*([_line(fit)] if fit else []), *(_said(axis, found) for axis, found in others if found is not None)]
+    lines = [_line(fit)] if fit and (fit.linear or not telling) else []
+    return lines + [_said(axis, found) for axis, found in others if found and (found.decided or not telling)]
 
 
 def _line(fit: Fit) -> str:
     share = f"R² = {_r2(fit.r2)} over {fit.counts} numbers of calls"
-    if not (fit.r2 >= LINEAR_FROM and fit.slope > 0 and fit.straight):
+    if not fit.linear:
         return f"A straight line in the number of network calls does not describe these sampling times well ({share})."
     near = f"each cell within {max(1, math.ceil(100 * fit.worst))}\u00a0% of its line"
     return (
@@ -120,7 +139,7 @@ def _said(axis: str, found: Ratio) -> str:
 
 
 def _verdict(found: Ratio) -> str:
-    most = max(abs(found.low - 1), abs(found.high - 1))
+    most = found.most
     if found.low > 1 or found.high < 1:
         return "a difference, but of less than a tenth" if most < NEAR else "the two differ"
     if most < NEAR:

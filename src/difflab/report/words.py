@@ -11,7 +11,7 @@ from difflab.study.spec import Metric, Scalar
 _MOST_DIGITS = 4
 SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
     "valid": ("share of valid samples", "valid samples (%)"),
-    "accuracy": ("class accuracy", "samples of the class asked for (%)"),
+    "accuracy": ("class accuracy", "class accuracy (%)"),
 }
 
 
@@ -41,7 +41,7 @@ def unit(metric: Metric) -> str:
 
 
 def decimals(value: float, low: float, high: float) -> int:
-    """Decimals worth showing: as many as the interval's half width supports, and never above four digits in all.
+    """Decimals worth showing: as many as the interval's half width supports, and never above four significant digits.
 
     That is to the first digit of the half width, or to the second if the first is 1 or 2.
     """
@@ -49,8 +49,16 @@ def decimals(value: float, low: float, high: float) -> int:
     if not (math.isfinite(half) and half > 0):
         return 0
     supported = -math.floor(math.log10(half / 3))
-    before_point = max(1, math.floor(math.log10(max(abs(value), abs(low), abs(high)))) + 1)
+    before_point = math.floor(math.log10(max(abs(value), abs(low), abs(high)))) + 1
     return max(0, min(supported, _MOST_DIGITS - before_point))
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A difference and its interval, "0.50 [0.02, 0.98]": an end that is not zero does not round to it."""
+    places = decimals(value, low, high)
+    while places < 2 * _MOST_DIGITS and any(end and not float(f"{end:.{places}f}") for end in (low, high)):
+        places += 1
+    return f"{fixed(value, places)} [{fixed(low, places)}, {fixed(high, places)}]"
 
 
 def fixed(value: float, places: int) -> str:

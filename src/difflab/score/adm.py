@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from difflab.errors import DifflabError, suggest
-from difflab.score.extractors import Extractor, Taps
+from difflab.score.extractors import Extractor, Taps, joined
 from difflab.score.fid import compare_extractors, fd_score
 from difflab.score.inception_score import SPLIT, adm_inception_score, bootstrap_inception_score
 from difflab.score.infinity import fd_infinity
@@ -53,8 +53,7 @@ def collect(batches: Iterable[np.ndarray], extractor: Extractor, metrics: Sequen
     parts = [extractor.taps(batch, {wanted.get(metric, "features") for metric in metrics}) for batch in batches]
     if not parts:
         raise DifflabError("there are no pictures to score.")
-    columns = zip(*parts, strict=True)
-    return Taps(*(np.concatenate(column) if column[0] is not None else None for column in columns))
+    return joined(parts)
 
 
 def reference_of(taps: Taps, extractor: Mapping[str, Any]) -> Reference:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +27,12 @@ class Taps(NamedTuple):
     features: np.ndarray | None = None
     spatial: np.ndarray | None = None
     logits: np.ndarray | None = None
+
+
+def joined(parts: Sequence[Taps]) -> Taps:
+    """What was said of all pictures, from what was said of one or more batches."""
+    columns = zip(*parts, strict=True)
+    return Taps(*(np.concatenate(column) if column[0] is not None else None for column in columns))
 
 
 class Extractor(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 from uuid import uuid4
 
 import torch
@@ -19,7 +19,7 @@ from difflab.score.adm import Reference as AdmReference
 from difflab.score.extractors import Extractor
 from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
-from difflab.study.spec import Settings, Study
+from difflab.study.spec import Metric, Settings, Study
 from difflab.study.store import Store
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
@@ -81,19 +81,9 @@ class Bench:
     @cached_property
     def truth_known(self) -> bool:
         """Whether the truth checker looks at the samples: always on scenes, so that asking for it draws none again."""
-        known = self.study.reference == SHAPES and self.model.card.side == SCENE_SIDE
-        asked = [metric for metric in ("valid", "accuracy") if metric in self.study.metrics]
-        if asked and not known:
-            raise DifflabError(
-                f"{self.study.name}: the metric {asked[0]!r} needs scenes of known truth; use it with the reference "
-                f"shapes and a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
-            )
-        if "accuracy" in asked and self.model.card.network.classes != len(CLASSES):
-            raise DifflabError(
-                f"{self.study.name}: the metric 'accuracy' needs a model that is told the {len(CLASSES)} classes of "
-                f"shapes; {self.model.card.name} is told {self.model.card.network.classes or 'none'}."
-            )
-        return known
+        card = self.model.card
+        check_truth(self.study, card.name, card.side, card.network.classes)
+        return self.study.reference == SHAPES and card.side == SCENE_SIDE
 
     @cached_property
     def against(self) -> AdmReference:
@@ -132,24 +122,10 @@ class Bench:
                 raise DifflabError(f"{self.study.name}: {error}") from error
 
     def _reference_is_there(self) -> None:
-        # The size follows from the model; without one the data can still be looked for.
-        reference = Reference(self.study.reference, self.study.split)
-        lone = [
-            metric for metric in self.study.metrics if metric in ("kid", "precision", "recall", "density", "coverage")
-        ]
-        if reference.dataset is None and lone and not reference.has_pictures:
-            raise DifflabError(
-                f"{self.study.name}: the metric {lone[0]!r} needs the reference's pictures, but {self.study.reference} "
-                "holds statistics alone; give pictures, or an ADM reference batch."
-            )
+        check_reference(self.study)
 
     def _features_are_there(self) -> None:
-        extractor = self.extractor
-        if "is" in self.study.metrics and not extractor.classifies:
-            raise DifflabError(
-                f"{self.study.name}: the metric 'is' needs features that tell classes, but {extractor.name} have "
-                "no such head; leave it out."
-            )
+        check_features(self.study, self.extractor)
 
     def _truth_is_known(self) -> None:
         self.truth_known  # noqa: B018
@@ -189,6 +165,57 @@ class Bench:
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell."""
         return calls_of(self.model, draw_of(settings))
+
+
+class Measured(Protocol):
+    """What a study says of how its samples are measured."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def reference(self) -> str: ...
+    @property
+    def split(self) -> str | None: ...
+    @property
+    def metrics(self) -> tuple[Metric, ...]: ...
+
+
+def check_reference(study: Measured) -> None:
+    """Raise DifflabError unless a study's reference is there, with the pictures that its metrics need.
+
+    The size follows from the model; without one the data can still be looked for.
+    """
+    reference = Reference(study.reference, study.split)
+    lone = [metric for metric in study.metrics if metric in POINTWISE]
+    if reference.dataset is None and lone and not reference.has_pictures:
+        raise DifflabError(
+            f"{study.name}: the metric {lone[0]!r} needs the reference's pictures, but {study.reference} holds "
+            "statistics alone; give pictures, or an ADM reference batch."
+        )
+
+
+def check_features(study: Measured, extractor: Extractor) -> None:
+    """Raise DifflabError where a metric needs classes and the features tell none."""
+    if "is" in study.metrics and not extractor.classifies:
+        raise DifflabError(
+            f"{study.name}: the metric 'is' needs features that tell classes, but {extractor.name} have no such head; "
+            "leave it out."
+        )
+
+
+def check_truth(study: Measured, model: str, side: int, classes: int | None) -> None:
+    """Raise DifflabError where a metric needs the truth checker, which cannot judge a model of this side and classes."""
+    asked = [metric for metric in ("valid", "accuracy") if metric in study.metrics]
+    if asked and (study.reference != SHAPES or side != SCENE_SIDE):
+        raise DifflabError(
+            f"{study.name}: the metric {asked[0]!r} needs scenes of known truth; use it with the reference shapes and "
+            f"a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
+        )
+    if "accuracy" in asked and classes != len(CLASSES):
+        raise DifflabError(
+            f"{study.name}: the metric 'accuracy' needs a model that is told the {len(CLASSES)} classes of shapes; "
+            f"{model} is told {classes or 'none'}."
+        )
 
 
 def open_benches(studies: Sequence[tuple[Study, Store]], *, batch: int = 64, device: str | None = None) -> list[Bench]:

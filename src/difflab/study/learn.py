@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from difflab import files
-from difflab.data.shapes import Shapes
+from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.sources import open_data
 from difflab.errors import DifflabError
+from difflab.study.bench import check_features, check_reference, check_truth
 from difflab.study.learning import Learning, LearningStudy, Point, Variant
-from difflab.study.measure import FRESH_SEED, SHAPES, Reference, choose_features, open_extractor, picture_batches
-from difflab.study.record import machine
+from difflab.study.measure import FRESH_SEED, SHAPES, choose_features, open_extractor, picture_batches
 from difflab.study.result import Result
 from difflab.study.run import run_study
 from difflab.study.spec import Study, key_of
@@ -32,6 +33,9 @@ from difflab.zoo.load import load
 
 Watch = Callable[[str, Progress | None], None]
 
+_BUDGET = ("name", "kind", "seed", "steps", "batch", "data")  # what variants have in common, so that they compare
+_CANDIDATES = 64  # fresh scenes looked at for one that no training has seen
+
 
 def run_learning(
     study: LearningStudy, out: Path, *, batch: int = 64, device: str | None = None, watch: Watch | None = None
@@ -39,10 +43,12 @@ def run_learning(
     """Run a study of trainings, or go on with one that was killed, and return its numbers.
 
     `watch` is told the training's name with every step, and again without one when it is measured. Raises DifflabError
-    for whatever is wrong with the recipe of any variant, before any of them is trained.
+    for whatever is wrong with the recipe of any variant, or missing for the measuring, before any of them is trained.
     """
     tell = watch or (lambda name, progress: None)
     recipes = {(variant, seed): recipe_of(study, variant, seed) for variant in study.variants for seed in study.seeds}
+    for (variant, _), recipe in recipes.items():
+        _check(study, variant, recipe)
     files.write_text(
         out / "study.yaml", yaml.safe_dump(study.model_dump(mode="json", exclude_none=True), sort_keys=False)
     )
@@ -55,9 +61,9 @@ def run_learning(
     for (variant, seed), recipe in recipes.items():
         tell(recipe.name, None)
         for step in study.snapshots:
-            path = out / "points" / f"{recipe.name}-{step:07d}-{_key(study, recipe, step)}.json"
             snapshot = snapshot_file(out / "trainings" / recipe.name, step)
             result = _sampled(study, snapshot, seed, out, batch, device)
+            path = out / "points" / f"{recipe.name}-{step:07d}-{_key(study, recipe, result.rows[0].key)}.json"
             if not path.exists():
                 if result.rows[0].error:
                     raise DifflabError(f"{snapshot}: its samples could not be scored: {result.rows[0].error}.")
@@ -75,19 +81,18 @@ def run_learning(
         metric_names=last.metric_names,
         variants=[_variant(study, name) for name in study.variants],
         points=points,
-        floor=last.floor,
-        machine=machine(device or "cpu"),
+        floors=last.floors,
+        machine=last.machine,
     )
     found.save(out)
     return found
 
 
-def _check(study: LearningStudy, recipe: DiffusionRecipe) -> None:
-    """Find what is missing before hours of training: the reference, the features, the held-out pictures."""
-    reference = Reference(study.reference, study.split, recipe.data.size)
-    open_extractor(study.features or choose_features(study.reference, recipe.data.size))
-    if reference.dataset is None and not Path(study.reference).exists():
-        raise DifflabError(f"{study.reference}: no such reference.")
+def _check(study: LearningStudy, variant: str, recipe: DiffusionRecipe) -> None:
+    """Find what is missing before hours of training: the reference, the features, the truth, the held-out pictures."""
+    check_reference(study)
+    check_features(study, open_extractor(study.features or choose_features(study.reference, recipe.data.size)))
+    check_truth(study, f"the variant {variant}", recipe.data.size, recipe.network.classes)
     _held_out(study, recipe)
 
 
@@ -105,15 +110,22 @@ def _finished(study: LearningStudy, recipe: DiffusionRecipe, folder: Path) -> bo
     return True
 
 
-def _key(study: LearningStudy, recipe: DiffusionRecipe, step: int) -> str:
-    """What decides a point."""
-    measured = study.model_dump(mode="json", include={"draw", "reference", "split", "features", "metrics", "held_out"})
-    return key_of({"recipe": recipe.model_dump(mode="json"), "step": step, **measured})
+def _key(study: LearningStudy, recipe: DiffusionRecipe, cell: str) -> str:
+    """What decides a point: the cell of its samples, whose key holds the weights, what scores them, and the loss."""
+    measured = study.model_dump(mode="json", include={"reference", "split", "metrics", "held_out"})
+    return key_of({"recipe": recipe.model_dump(mode="json"), "cell": cell, **measured})
 
 
 def recipe_of(study: LearningStudy, variant: str, seed: int) -> DiffusionRecipe:
-    """The recipe of one training. Raises DifflabError naming the study and the wrong field."""
+    """The recipe of one training. Raises DifflabError naming the study and the wrong field.
+
+    What a variant must not change is the budget: the data, and how much of them all are shown.
+    """
     where = f"{study.name}, {variant}"
+    if unequal := [key for key in study.variants[variant] if key.split(".")[0] in _BUDGET]:
+        raise DifflabError(
+            f"{where}: changes {unequal[0]}, but variants compare on equal budgets; set it in the recipe, for all."
+        )
     fields: dict[str, Any] = {**study.recipe, "name": f"{variant.replace(' ', '-')}-seed{seed}", "seed": seed}
     fields["steps"] = study.snapshots[-1]
     fields = yaml.safe_load(yaml.safe_dump(fields))  # a copy of its own, also of what is nested
@@ -127,7 +139,8 @@ def recipe_of(study: LearningStudy, variant: str, seed: int) -> DiffusionRecipe:
 
 @torch.no_grad()
 def held_out_loss(study: LearningStudy, recipe: DiffusionRecipe, snapshot: Path) -> float:
-    """The training loss of a snapshot's averaged weights on held-out data; timesteps, noise and classes are common."""
+    """The training loss of a snapshot's averaged weights on held-out data; timesteps, noise and hidden classes are the
+    same for all variants, seeds and steps."""
     batch = _held_out(study, recipe)
     objective, model = DiffusionObjective(recipe), load(snapshot)
     drawn = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))
@@ -137,9 +150,15 @@ def held_out_loss(study: LearningStudy, recipe: DiffusionRecipe, snapshot: Path)
 
 
 def _held_out(study: LearningStudy, recipe: DiffusionRecipe) -> Batch:
-    indices = np.arange(study.held_out)
     if recipe.data.source == SHAPES:
-        return Batch(*Shapes(recipe.data.size, study.held_out, FRESH_SEED).batch(indices), indices)
+        unseen = _unseen(recipe.data.seed, recipe.steps * recipe.batch, study.held_out)
+        if len(unseen) < study.held_out:
+            raise DifflabError(
+                f"{study.name}: held_out is {study.held_out}, but only {len(unseen)} scenes were found that "
+                f"{recipe.steps} steps of {recipe.batch} do not show; ask for fewer, or train shorter."
+            )
+        return Batch(*Shapes(recipe.data.size, int(unseen[-1]) + 1, FRESH_SEED).batch(unseen), unseen)
+    indices = np.arange(study.held_out)
     dataset = open_data(recipe.data.source, split="test", size=recipe.data.size, crop=recipe.data.crop)
     if len(dataset) < study.held_out:
         raise DifflabError(
@@ -148,6 +167,19 @@ def _held_out(study: LearningStudy, recipe: DiffusionRecipe) -> Batch:
     labels = np.array([-1 if (label := dataset[int(i)].label) is None else label for i in indices])
     pictures = np.concatenate([part for part, _ in picture_batches(dataset, order=indices)])
     return Batch(pictures, labels, indices)
+
+
+@lru_cache(maxsize=4)
+def _unseen(seed: int, trained: int, count: int) -> np.ndarray:
+    """Up to `count` indices of fresh scenes, each another, that are not among the first `trained` scenes of `seed`.
+
+    The world is finite: of fresh scenes three in four were seen after a hundred thousand, all of one shape among them.
+    """
+    ids = sample_scenes(FRESH_SEED, np.arange(_CANDIDATES * count)).ids
+    seen = np.isin(ids, sample_scenes(seed, np.arange(trained)).ids)
+    first = np.zeros(len(ids), bool)
+    first[np.unique(ids, return_index=True)[1]] = True
+    return np.flatnonzero(first & ~seen)[:count]
 
 
 def _sampled(study: LearningStudy, snapshot: Path, seed: int, out: Path, batch: int, device: str | None) -> Result:

@@ -32,7 +32,8 @@ class LearningStudy(BaseModel):
     changes, with dots as in `difflab train`; seeds: of the trainings; snapshots: the steps at which it is measured,
     the last being its length; draw: how samples of a snapshot are drawn; reference, split, features, metrics: as in
     a study of samples; remark: what a reader should know beside the numbers; held_out: pictures that no training
-    sees, on which all have their loss, with common timesteps and noise.
+    sees, on which all have their loss, with common timesteps and noise. Variants change neither the data nor how much
+    of them is shown (see `learn.recipe_of`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,13 +99,13 @@ class Variant(BaseModel):
 
 
 class Learning(BaseModel):
-    """A study of trainings with its numbers. metric_names, floor, machine: as in `Result`."""
+    """A study of trainings with its numbers. metric_names, floors, machine: as in `Result`."""
 
     study: LearningStudy
     metric_names: dict[Metric, str]
     variants: list[Variant]
     points: list[Point]
-    floor: Score | None = None
+    floors: dict[Metric, Score] = {}
     machine: dict[str, Any] = {}
 
     def of(self, variant: str, step: int) -> list[Point]:

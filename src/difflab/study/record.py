@@ -165,10 +165,11 @@ def _guided(s: Settings) -> list[str]:
 
 def machine(device: str) -> dict[str, Any]:
     """Where and with what the numbers are made."""
+    threads = torch.get_num_threads()
     return {
         "device": torch.cuda.get_device_name(device)
         if device.startswith("cuda")
-        else f"{_cpu()}, {torch.get_num_threads()} threads",
+        else f"{_cpu()}, {threads} thread{'' if threads == 1 else 's'}",
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -83,8 +83,8 @@ class Result(BaseModel):
     """A study with its numbers.
 
     metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were
-    made, the same for every row; floor: the FD of as many real samples as a cell has, drawn apart from the reference,
-    where such are known: what a perfect model would get; machine: where they were made; notes: what a
+    made, the same for every row; floors: by metric what as many real samples score as a cell has, drawn apart from the
+    reference, where such are known: what a perfect model would get; machine: where they were made; notes: what a
     reader must know to read them; root: the store's folder, so that pictures are found.
     """
 
@@ -93,7 +93,7 @@ class Result(BaseModel):
     rows: list[Row]
     differences: list[Difference] = []
     passport: dict[str, Any] = {}
-    floor: Score | None = None
+    floors: dict[Metric, Score] = {}
     machine: dict[str, Any] = {}
     notes: list[str] = []
     root: Path

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, zip_longest
 from pathlib import Path
@@ -19,20 +19,20 @@ import numpy as np
 import yaml
 
 from difflab import files
-from difflab.data.shapes import recognise
+from difflab.data.shapes import recognise, sample_scenes
 from difflab.data.sources import fingerprint
 from difflab.errors import DifflabError
 from difflab.score.adm import Suite
-from difflab.score.extractors import Taps
+from difflab.score.extractors import Taps, joined
 from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
 from difflab.study.bench import Bench, draw_of, open_benches
 from difflab.study.engine import Engine, Failure, engine
-from difflab.study.measure import feature_batches
+from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.record import command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
 from difflab.study.spec import Metric, Settings, Study, key_of, read_study
-from difflab.study.store import CellStore, Store
+from difflab.study.store import CellStore, Store, read_json
 from difflab.zoo.sampling import labels_of, sample_batches
 
 STUDY_FILE = "study.yaml"
@@ -102,27 +102,27 @@ def run_benches(
     for bench, folder in zip(benches, folders, strict=True):
         if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
-    floors = [_floor(bench) for bench in benches]  # a broken reference should be known before anything is drawn
+    floors = [_floors(bench) for bench in benches]  # a broken reference should be known before anything is drawn
     for bench, folder in zip(benches, folders, strict=True):
         fields = bench.study.model_dump(mode="json", exclude_none=True)
         files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
     failed = _draw_cells(benches, worker, tell)
     results = []
-    for bench, folder, floor in zip(benches, folders, floors, strict=True):
-        result = _result(bench, _score_cells(bench, failed, worker, tell), floor)
+    for bench, folder, real in zip(benches, folders, floors, strict=True):
+        result = _result(bench, _score_cells(bench, failed, worker, tell), real)
         result.save(folder)
         results.append(read_result(folder, bench.store.root))  # what a report made later will see
     return results
 
 
-def _result(bench: Bench, rows: list[Row], floor: Score | None) -> Result:
+def _result(bench: Bench, rows: list[Row], floors: dict[Metric, Score]) -> Result:
     return Result(
         study=bench.study,
         metric_names=metric_names(bench),
         rows=rows,
         differences=_differences(bench, rows),
         passport=passport(bench),
-        floor=floor,
+        floors=floors,
         machine=where(bench, rows),
         notes=notes(bench, rows),
         root=bench.store.root,
@@ -217,11 +217,15 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         have += len(images)
     arrays = {name: np.concatenate([getattr(part, name) for part in taps]) for name in sorted(bench.taps())}
     arrays["pictures"] = np.concatenate(pictures)
-    for name in truth[0] if truth else ():
-        arrays[name] = np.concatenate([part[name] for part in truth])
+    arrays |= _gathered(truth)
     where = {"run": bench.shelf.run, "batch": bench.batch, "machine": machine(bench.shelf.device)}
     each = [spent / size for spent, size in zip(seconds, sizes, strict=True)]
     return arrays, {"seconds": sum(seconds), "seconds per sample of a batch": each, "samples": len(rows), **where}
+
+
+def _gathered(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of batches, by name, as arrays of all."""
+    return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
 
 
 def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -232,34 +236,63 @@ def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarra
     return {"valid": seen.valid, "accuracy": seen.valid & (seen.scenes.labels == labels)}
 
 
-def _floor(bench: Bench) -> Score | None:
-    """The FD of fresh real samples, as many as a cell has; kept in the store."""
+def _floors(bench: Bench) -> dict[Metric, Score]:
+    """What fresh real samples score, as many as a cell has; kept in the store."""
     bench.statistics  # noqa: B018 (read here, whether or not a floor can be had)
     counts = {settings.count for settings in bench.study.cells()}
     classes = {settings.classes for settings in bench.study.cells()}
     balanced = classes == {"balanced"} and bench.model.card.network.classes is not None
-    known = "fid" in bench.study.metrics and len(counts) == 1
-    fresh = bench.reference.fresh(counts.pop(), balanced) if known else None
+    fresh = bench.reference.fresh(counts.pop(), balanced) if len(counts) == 1 else None
     if fresh is None:
-        return None
+        return {}
     dataset, order = fresh
     samples = {
         "samples": dataset.description, "fingerprint": fingerprint(bench.study.reference), "count": len(order),
         "balanced": balanced,
     }  # fmt: skip
     made_by = _measured_by(bench) | samples | {"extractor": bench.extractor.passport()}
-    path = bench.store.root / "reference" / f"floor-{key_of(made_by)}.json"
+    path = bench.store.root / "reference" / f"floors-{key_of(made_by)}.json"
     if not path.exists():
-        parts = feature_batches(dataset, bench.extractor, bench.study.skip_broken, order)
-        features = np.concatenate([part for part, _ in parts])
-        found = _suite(bench, Taps(features)).score("fid")
-        files.write_json(path, Score(value=found.value, low=found.low, high=found.high, n=found.n).model_dump())
-    return Score.model_validate_json(path.read_text(encoding="utf-8"))
+        taps, truth, seen = [], [], 0
+        for pictures, _ in picture_batches(dataset, bench.study.skip_broken, order):
+            taps.append(bench.extractor.taps(pictures, bench.taps()))
+            if bench.truth_known:
+                rows = order[seen : seen + len(pictures)]
+                truth.append(_truth(pictures, sample_scenes(FRESH_SEED, rows).labels))
+            seen += len(pictures)
+        scored = _measure(bench, joined(taps), _gathered(truth))
+        files.write_json(path, {metric: score.model_dump() for metric, score in scored.scores.items()})
+    found = read_json(path)
+    return {metric: Score(**found[metric]) for metric in bench.study.metrics}
 
 
-def _suite(bench: Bench, taps: Taps) -> Suite:
-    replicates = bench.study.replicates
-    return Suite(taps, bench.against, bench.extractor.passport(), replicates, bench.shelf.device)
+@dataclass(frozen=True)
+class _Measured:
+    """Scores by metric, and what pairs them between cells: replicates of distances, marks of samples."""
+
+    scores: dict[Metric, Score]
+    replicates: dict[Metric, list[float]]
+    marks: dict[Metric, np.ndarray]
+
+
+def _measure(bench: Bench, taps: Taps, truth: Mapping[str, np.ndarray]) -> _Measured:
+    """All scores of a study, of samples with these features, and (N,) booleans for what the truth checker says."""
+    suite = Suite(taps, bench.against, bench.extractor.passport(), bench.study.replicates, bench.shelf.device)
+    found = _Measured({}, {}, {})
+    for metric in bench.study.metrics:
+        if metric in ("valid", "accuracy"):
+            marks = truth[metric].astype(bool)
+            low, high = wilson(int(marks.sum()), len(marks))
+            found.scores[metric] = Score(value=float(marks.mean()), low=low, high=high, n=len(marks))
+            found.marks[metric] = marks
+            continue
+        said = suite.score(metric)
+        found.scores[metric] = Score(value=said.value, low=said.low, high=said.high, n=said.n)
+        if said.replicates.size:
+            found.replicates[metric] = said.replicates.tolist()
+        if said.marks.size:
+            found.marks[metric] = said.marks
+    return found
 
 
 def _measured_by(bench: Bench) -> dict[str, Any]:
@@ -279,28 +312,14 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     record = cell.get("result")
     if record is not None and record.get("measured_by") == measured_by:
         return record
-    suite = _suite(bench, Taps(**{name: cell.gather(name) for name in bench.taps()}))
-    scores: dict[Metric, Any] = {}
-    replicates: dict[Metric, list[float]] = {}
-    marks: dict[Metric, np.ndarray] = {}
-    for metric in bench.study.metrics:
-        if metric in ("valid", "accuracy"):
-            marks[metric] = cell.gather(metric).astype(bool)
-            low, high = wilson(int(marks[metric].sum()), len(marks[metric]))
-            found = Score(value=float(marks[metric].mean()), low=low, high=high, n=len(marks[metric]))
-        else:
-            said = suite.score(metric)
-            found = Score(value=said.value, low=said.low, high=said.high, n=said.n)
-            if said.replicates.size:
-                replicates[metric] = said.replicates.tolist()
-            if said.marks.size:
-                marks[metric] = said.marks
-        scores[metric] = found.model_dump()
+    asked = [metric for metric in ("valid", "accuracy") if metric in bench.study.metrics]
+    taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
+    found = _measure(bench, taps, {metric: cell.gather(metric) for metric in asked})
     record = {
         "measured_by": measured_by,
-        "scores": scores,
-        "replicates": replicates,
-        "marks": {metric: [len(each), np.packbits(each).tobytes().hex()] for metric, each in marks.items()},
+        "scores": {metric: score.model_dump() for metric, score in found.scores.items()},
+        "replicates": found.replicates,
+        "marks": {metric: [len(each), np.packbits(each).tobytes().hex()] for metric, each in found.marks.items()},
     }
     cell.put("result", record)
     return record

@@ -1,0 +1,79 @@
+"""Sentences about trainings, on numbers chosen so that the right sentence is known."""
+
+import re
+
+import pytest
+
+from difflab.report.learning import build_learning_table, learning_findings, learning_headline
+from difflab.study.learning import Learning, Point, Variant, parse_learning
+from difflab.study.result import Score
+
+
+@pytest.fixture
+def make_learning():
+    """Builds a study of trainings from each variant's losses: for every snapshot, one for every seed."""
+
+    def build(losses):
+        seeds, snapshots = (list(range(len(x))) for x in (next(iter(losses.values()))[0], next(iter(losses.values()))))
+        fields = {
+            "kind": "learning", "name": "l", "recipe": {"batch": 10}, "variants": {name: {} for name in losses},
+            "seeds": seeds, "snapshots": [100 * (i + 1) for i in snapshots], "reference": "shapes",
+        }  # fmt: skip
+        study = parse_learning(fields, "l")
+        points = [
+            Point(
+                variant=name, seed=seed, step=step, images=10 * step, loss=of_step[seed],
+                scores={"fid": Score(value=100 * of_step[seed], low=0, high=1, n=10)},
+            )
+            for name, of in losses.items()
+            for step, of_step in zip(study.snapshots, of, strict=True)
+            for seed in seeds
+        ]  # fmt: skip
+        variants = [Variant(name=name, parameters=1_000_000, macs=2_000_000) for name in losses]
+        return Learning(study=study, metric_names={"fid": "FD (f)"}, variants=variants, points=points)
+
+    return build
+
+
+def test_each_variant_is_compared_with_the_next_in_order(make_learning):
+    learning = make_learning({"b": [[0.20, 0.21, 0.22]], "a": [[0.10, 0.11, 0.12]], "c": [[0.19, 0.23, 0.215]]})
+    text = " ".join(learning_findings(learning))
+    assert text.startswith("After 1,000 pictures a has the lowest held-out loss, 0.11")
+    assert "means of 3 seeds: 0.110 with a, 0.210 with b and 0.212 with c." in text
+    assert "a is clearly ahead of b by 0.1000 [0.1000, 0.1000]" in text
+    assert "b and c cannot be told apart" in text
+
+
+def test_interval_of_a_gap_is_students(make_learning):
+    """Gaps .1, .2, .3: mean .2, standard error .1 / sqrt 3, t(2) 4.303: .2 -+ .248."""
+    learning = make_learning({"a": [[1.0, 1.0, 1.0]], "b": [[1.1, 1.2, 1.3]]})
+    assert "no other can be told from it" in learning_headline(learning)
+    wider = make_learning({"a": [[1.0, 1.0, 1.0]], "b": [[1.4, 1.5, 1.6]]})
+    assert "clearly ahead of b, by 0.50 [0.25, 0.75]." in learning_headline(wider)
+
+
+def test_a_leader_that_began_last_is_told(make_learning):
+    learning = make_learning(
+        {
+            "late": [[0.5, 0.51, 0.52], [0.2, 0.21, 0.22], [0.1, 0.11, 0.12]],
+            "early": [[0.4, 0.41, 0.42], [0.3, 0.31, 0.32], [0.2, 0.21, 0.22]],
+        }
+    )
+    assert learning_headline(learning).endswith(
+        "It did not start so: after 1,000 pictures it is the last, clearly behind early (by 0.1000 [0.1000, 0.1000]), "
+        "and it leads from 2,000 on."
+    )
+
+
+def test_one_seed_and_one_variant_claim_nothing(make_learning):
+    assert "cannot be told" not in " ".join(learning_findings(make_learning({"a": [[0.1]]})))
+    text = " ".join(learning_findings(make_learning({"a": [[0.1]], "b": [[0.2]]})))
+    assert "clearly" not in text
+    assert "a is ahead of b by 0.10, from one seed" in text
+
+
+def test_table_has_means_and_the_range_over_seeds(make_learning):
+    table = build_learning_table(make_learning({"a": [[0.1, 0.2]]}))
+    assert table.columns == ["held-out loss", "FD (f)"]
+    assert table.lines[0].values[0] == ("0.15", "0.10 to 0.20")
+    assert re.match("1.00 M", table.lines[0].parameters)
