@@ -324,6 +324,33 @@ def test_study_runs_reports_and_knows_its_state(trainer_file: Path, tmp_path: Pa
     assert (out / "report" / "report.md").exists()
 
 
+def test_explain_says_what_is_fixed_and_what_trainings_cost() -> None:
+    cells = _run("study", "explain", "dit-cfg")
+    assert "held fixed: sampler ddim" in cells
+    assert "note: " in cells
+    assert "6 cells" in cells
+    trainings = _run("study", "explain", "dit-conditioning")
+    assert "1,278,752" in trainings
+    assert "15 trainings of 3,000 steps of 32" in trainings
+
+
+def test_what_would_be_ignored_is_refused_or_told(tmp_path: Path) -> None:
+    with pytest.raises(DifflabError, match="--guidance-high does nothing while guidance is off"):
+        _run("sample", "shapes-dit", "--guidance-high", "5", "--out", tmp_path / "a.png")
+    drawn = _run("sample", "shapes-dit", "--classes", "20", "--steps", "2", "-n", "1", "--out", tmp_path / "a.png")
+    assert "Class 20 is 'no class'" in drawn
+
+
+def test_a_missing_reference_batch_is_told_with_its_address(tmp_path: Path) -> None:
+    with pytest.raises(
+        DifflabError, match=r"ref_batches/imagenet/256/VIRTUAL_imagenet256_labeled\.npz, or give its path"
+    ):
+        _run("score", "fid", "shapes", tmp_path / "VIRTUAL_imagenet256_labeled.npz")
+    assert "VIRTUAL_imagenet512.npz" in _run("data")
+    with pytest.raises(DifflabError, match=r"'admm' is not known.*adm"):
+        _run("score", "admm", "shapes", "shapes")
+
+
 def test_convert_and_show(trainer_file: Path, tmp_path: Path) -> None:
     config = ["--config", tmp_path / "tiny.yml"]
     _run("convert", trainer_file, tmp_path / "m.safetensors", *config)

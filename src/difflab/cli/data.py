@@ -20,7 +20,7 @@ def names(context: typer.Context) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from difflab.data.sources import KNOWN, SHAPES, data_root
+    from difflab.data.sources import KNOWN, REFERENCE_BATCHES, SHAPES, data_root
 
     table = Table("name", "here", Column("where", overflow="fold"), Column("from", overflow="fold"), box=None)
     table.add_row(SHAPES, "yes", "drawn on the fly", "ships with difflab")
@@ -28,7 +28,11 @@ def names(context: typer.Context) -> None:
         place = data_root() / name
         table.add_row(name, "yes" if place.is_dir() else "", str(place), known.origin)
     Console().print(table)
-    print("Named data sets are looked for in $DIFFLAB_DATA where it is set.")
+    print("Named data sets are looked for in $DIFFLAB_DATA where it is set.\n")
+    batches = Table("reference batches of ADM, given by their path", Column("from", overflow="fold"), box=None)
+    for name, url in REFERENCE_BATCHES.items():
+        batches.add_row(name, url)
+    Console().print(batches)
 
 
 @app.command()

@@ -47,12 +47,21 @@ def sample(
     """Draw samples from a model. An .npz is drawn in chunks: after a kill the same command goes on."""
     from difflab.core.guidance import Guidance
     from difflab.data.writers import check_grid, save_samples
+    from difflab.errors import DifflabError
     from difflab.study.draws import Share, draw_npz
     from difflab.zoo.load import load
     from difflab.zoo.sampling import Draw, grid_note, sample_batches
 
     if out.suffix == ".png" and not out.is_dir():
         check_grid(out, n)
+    unused = {
+        "--guidance-channels": guidance_channels is not None, "--guidance-low": guidance_low != 0.0,
+        "--guidance-high": guidance_high is not None, "--guidance-rescale": guidance_rescale != 0.0,
+        "--guidance-course": guidance_course != "constant",
+    }  # fmt: skip
+    if guidance == 1.0 and any(unused.values()):
+        name = next(name for name, given in unused.items() if given)
+        raise DifflabError(f"{name} does nothing while guidance is off; give its scale too, such as --guidance 2.")
     loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
     print(loaded.card.summary())
     how = Guidance(
@@ -64,6 +73,8 @@ def sample(
     )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)
+    if (null := loaded.card.network.null_class) is not None and null in draw.classes:
+        print(f"Class {null} is 'no class': these samples are unconditional.")
     if out.suffix == ".npz" and not out.is_dir():
         with bar_to(n, "samples") as watch:
             draw_npz(out, loaded, draw, n=n, seed=seed, batch=batch, watch=watch)

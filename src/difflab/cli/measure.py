@@ -28,9 +28,13 @@ def score(
 ) -> None:
     """Score pictures against a reference, with intervals."""
     from difflab.cli.options import pick_device
+    from difflab.errors import DifflabError, suggest
     from difflab.score.adm import ADM
+    from difflab.study.measure import METRICS
     from difflab.study.measure import scores as measure
 
+    if metric not in ("adm", *METRICS):
+        raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, ('adm', *METRICS))}")
     metrics = list(ADM) if metric == "adm" else [metric]
     found = measure(
         metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,

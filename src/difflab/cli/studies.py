@@ -63,14 +63,46 @@ def status(file: StudyFile, out: Out = None) -> None:
 
 @app.command("explain")
 def explain(file: StudyFile) -> None:
-    """What a study would do: its cells and their cost in network calls."""
-    study = _of_samples(file)
+    """What a study would do: what it varies and what not, its cells or trainings, and what they cost."""
+    from difflab.study.learning import LearningStudy
+    from difflab.study.presets import find_study
+
+    study = find_study(file)
+    print(f"{study.name}: {study.question}")
+    if study.remark:
+        print(f"note: {study.remark}")
+    if isinstance(study, LearningStudy):
+        _explain_trainings(study)
+        return
+    fixed = {k: v for k, v in study.base.model_dump(exclude_unset=True).items() if k not in study.axes}
+    print(f"model {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}")
     print(
-        f"{study.name}: {study.question}\nmodel {study.model}, reference {study.reference}, metrics {', '.join(study.metrics)}"
+        f"held fixed: {', '.join(f'{name} {value}' for name, value in fixed.items()) or 'nothing'}; all else as usual"
     )
     cells = study.cells()
-    _table([*study.axes, "network calls"], [[*map(str, study.varied(c).values()), f"{_calls(c):,}"] for c in cells])
-    print(f"{len(cells)} cells, {sum(map(_calls, cells)):,} network calls in all")
+    calls = [[f"{_calls(c) // c.count:,}", f"{_calls(c):,}"] for c in cells]
+    rows = [[*map(str, study.varied(c).values()), *cost] for c, cost in zip(cells, calls, strict=True)]
+    _table([*study.axes, "network calls a sample", "of the cell"], rows)
+    print(f"{len(cells)} cells, about {sum(map(_calls, cells)):,} network calls in all; a guided step makes two")
+
+
+def _explain_trainings(study: LearningStudy) -> None:
+    """The variants of a study of trainings, what they change, and how much is trained and drawn."""
+    from difflab.study.learn import recipe_of, variant_of
+
+    recipe = recipe_of(study, next(iter(study.variants)), study.seeds[0])
+    print(f"trained on {recipe.data.source}, measured against {study.reference} by {', '.join(study.metrics)}")
+    rows = []
+    for name, changes in study.variants.items():
+        size = variant_of(study, name)
+        told = ", ".join(f"{key}={value}" for key, value in changes.items()) or "nothing"
+        rows.append([name, told, f"{size.parameters:,}", f"{size.macs:,}"])
+    _table(["variant", "changes", "parameters", "MACs a forward"], rows)
+    trainings, steps = len(study.variants) * len(study.seeds), study.snapshots[-1]
+    print(
+        f"{trainings} trainings of {steps:,} steps of {recipe.batch}, each measured after {', '.join(map(str, study.snapshots))} "
+        f"steps by {study.draw.count} samples of about {_calls(study.draw) // study.draw.count} network calls"
+    )
 
 
 def _of_samples(file: Path) -> Study:

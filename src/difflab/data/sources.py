@@ -71,6 +71,16 @@ KNOWN = {
 }
 
 
+_ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches"
+REFERENCE_BATCHES = {  # of ADM's evaluation: 10,000 pictures and their statistics in one file
+    "VIRTUAL_imagenet64_labeled.npz": f"{_ADM}/imagenet/64/VIRTUAL_imagenet64_labeled.npz",
+    "VIRTUAL_imagenet128_labeled.npz": f"{_ADM}/imagenet/128/VIRTUAL_imagenet128_labeled.npz",
+    "VIRTUAL_imagenet256_labeled.npz": f"{_ADM}/imagenet/256/VIRTUAL_imagenet256_labeled.npz",
+    "VIRTUAL_imagenet512.npz": f"{_ADM}/imagenet/512/VIRTUAL_imagenet512.npz",
+    "VIRTUAL_lsun_bedroom256.npz": f"{_ADM}/lsun/bedroom/VIRTUAL_lsun_bedroom256.npz",
+}
+
+
 def open_data(
     source: str | Path, *, split: str | None = None, size: int | None = None, crop: Crop | None = None
 ) -> Dataset:
@@ -89,6 +99,10 @@ def open_data(
         transform = known.transform if size is None else Transform(size, crop or known.transform.crop)
         return Transformed(known.open(_home(source), split), transform)
     path = Path(source).expanduser()
+    if not path.exists() and path.name in REFERENCE_BATCHES:
+        raise DifflabError(
+            f"{source}: this reference batch is not here; get it from {REFERENCE_BATCHES[path.name]}, or give its path."
+        )
     if not path.exists():
         raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
     dataset, usual = _open_path(path, split)

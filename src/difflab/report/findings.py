@@ -56,7 +56,7 @@ def findings(result: Result) -> list[str]:
 
 
 def headline(results: Sequence[Result]) -> list[str]:
-    """The main findings of all studies for the abstract: a sentence a study, its note, what the largest tells of time."""
+    """The main findings of all studies for the abstract: a sentence a study, its note, and sampling time."""
     sentences = []
     for result in results:
         metric = next(iter(result.metric_names))

@@ -207,7 +207,7 @@ def _part(chapter: Chapter, numbering: _Numbering, environment: jinja2.Environme
         learnings=learnings,
         paper=paper,
         paper_number=numbering.table() if paper else 0,
-        answers=_answers(environment, name, results, numbering),
+        answers=_answers(environment, chapter, numbering),
     )
 
 
@@ -457,13 +457,16 @@ def _alt(result: Result, metric: Metric, along: str) -> str:
     return f"{words.capital(words.title(result, metric))} against {along}: {span}."
 
 
-def _answers(
-    environment: jinja2.Environment, problem_set: str | None, results: Sequence[Result], numbering: _Numbering
-) -> str:
-    if problem_set is None:
+def _answers(environment: jinja2.Environment, chapter: Chapter, numbering: _Numbering) -> str:
+    if chapter.problem_set is None:
         return ""
-    template = environment.get_template(f"answers/{problem_set}.md.j2")
-    return template.render(figure=numbering.reference, headline=headline(results))
+    remarks = {result.study.name: result.study.remark for result in chapter.results}
+    return environment.get_template(f"answers/{chapter.problem_set}.md.j2").render(
+        figure=numbering.reference,
+        headline=headline(chapter.results),
+        trained={learning.study.name: learning_headline(learning) for learning in chapter.learnings},
+        remark=lambda study: bool(remarks.get(study)),
+    )
 
 
 def _environment() -> jinja2.Environment:

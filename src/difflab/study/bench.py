@@ -204,7 +204,7 @@ def check_features(study: Measured, extractor: Extractor) -> None:
 
 
 def check_truth(study: Measured, model: str, side: int, classes: int | None) -> None:
-    """Raise DifflabError where a metric needs the truth checker, which cannot judge a model of this side and classes."""
+    """Raise DifflabError where a metric needs the truth checker, which cannot judge such a model."""
     asked = [metric for metric in ("valid", "accuracy") if metric in study.metrics]
     if asked and (study.reference != SHAPES or side != SCENE_SIDE):
         raise DifflabError(

@@ -79,7 +79,7 @@ def run_learning(
     found = Learning(
         study=study,
         metric_names=last.metric_names,
-        variants=[_variant(study, name) for name in study.variants],
+        variants=[variant_of(study, name) for name in study.variants],
         points=points,
         floors=last.floors,
         machine=last.machine,
@@ -192,7 +192,8 @@ def _sampled(study: LearningStudy, snapshot: Path, seed: int, out: Path, batch: 
     return run_study(one, out / "samples" / one.name, store=Store(out), batch=batch, device=device)
 
 
-def _variant(study: LearningStudy, name: str) -> Variant:
+def variant_of(study: LearningStudy, name: str) -> Variant:
+    """The size of a variant and the work of its forward pass on one sample."""
     recipe = recipe_of(study, name, study.seeds[0])
     network = DiffusionObjective(recipe).build().eval()
     shape = recipe.network.sample_shape

@@ -156,8 +156,8 @@ def command(study: Study, settings: Settings) -> str:
 def _guided(s: Settings) -> list[str]:
     """The words of a command line that tell guidance and classes, where they are not as usual."""
     usual, words = Settings(), []
-    for name in ("classes", "guidance", "guidance_channels", "guidance_low", "guidance_high", "guidance_rescale",
-                 "guidance_course"):  # fmt: skip
+    where = ("guidance_channels", "guidance_low", "guidance_high", "guidance_rescale", "guidance_course")
+    for name in ("classes", "guidance", *(where if s.guidance != 1.0 else ())):
         if (value := getattr(s, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     return words
