@@ -337,8 +337,9 @@ def test_explain_says_what_is_fixed_and_what_trainings_cost() -> None:
 def test_what_would_be_ignored_is_refused_or_told(tmp_path: Path) -> None:
     with pytest.raises(DifflabError, match="--guidance-high does nothing while guidance is off"):
         _run("sample", "shapes-dit", "--guidance-high", "5", "--out", tmp_path / "a.png")
-    drawn = _run("sample", "shapes-dit", "--classes", "20", "--steps", "2", "-n", "1", "--out", tmp_path / "a.png")
-    assert "Class 20 is 'no class'" in drawn
+    for classes, told in (("20", True), ("balanced", False), ("random", False), ("red circle", False)):
+        some = ("--classes", classes, "--steps", "2", "-n", "1", "--out", tmp_path / "a.png")
+        assert ("Class 20 is 'no class'" in _run("sample", "shapes-dit", *some)) == told
 
 
 def test_a_missing_reference_batch_is_told_with_its_address(tmp_path: Path) -> None:

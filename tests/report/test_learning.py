@@ -38,7 +38,9 @@ def make_learning():
 def test_each_variant_is_compared_with_the_next_in_order(make_learning):
     learning = make_learning({"b": [[0.20, 0.21, 0.22]], "a": [[0.10, 0.11, 0.12]], "c": [[0.19, 0.23, 0.215]]})
     text = " ".join(learning_findings(learning))
-    assert text.startswith("After 1,000 pictures a has the lowest held-out loss, 0.11")
+    assert text.startswith(
+        "Of 3 variants trained alike, with 3 seeds each (l), after 1,000 pictures a has the lowest held-out loss, 0.11"
+    )
     assert "means of 3 seeds: 0.110 with a, 0.210 with b and 0.212 with c." in text
     assert "a is clearly ahead of b by 0.1000 [0.1000, 0.1000]" in text
     assert "b and c cannot be told apart" in text
@@ -60,8 +62,8 @@ def test_a_leader_that_began_last_is_told(make_learning):
         }
     )
     assert learning_headline(learning).endswith(
-        "It did not start so: after 1,000 pictures it is the last, clearly behind early (by 0.1000 [0.1000, 0.1000]), "
-        "and it leads from 2,000 on."
+        "It did not start so: after 1,000 pictures it is the last, clearly behind early (by 0.1000 [0.1000, 0.1000]); "
+        "its mean is the lowest from 2,000 on, and clearly."
     )
 
 

@@ -73,8 +73,9 @@ def sample(
     )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)
-    if (null := loaded.card.network.null_class) is not None and null in draw.classes:
-        print(f"Class {null} is 'no class': these samples are unconditional.")
+    null = loaded.card.network.null_class
+    if null is not None and not isinstance(draw.classes, str) and null in draw.classes:
+        print(f"Class {null} is 'no class': samples of it are unconditional.")
     if out.suffix == ".npz" and not out.is_dir():
         with bar_to(n, "samples") as watch:
             draw_npz(out, loaded, draw, n=n, seed=seed, batch=batch, watch=watch)

@@ -237,6 +237,8 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
     table = Table(*columns, box=None)
     for row in rows:
         table.add_row(*row)
+    for column in table.columns:
+        column.overflow = "fold"
     Console().print(table)
 
 

@@ -14,11 +14,11 @@ from difflab.report import words
 from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
 from difflab.report.learning import heading as learning_heading
-from difflab.report.learning import learned
+from difflab.report.learning import learned, loss_gaps
 from difflab.report.palette import COLOURS, Look, Palette
 from difflab.report.timing import Fit, calls
 from difflab.study.learning import Learning
-from difflab.study.result import Result, Row
+from difflab.study.result import Result, Row, Score
 from difflab.study.spec import Metric, Scalar
 
 if TYPE_CHECKING:
@@ -134,13 +134,8 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
     """One metric against another, each cell a point with both 95 % intervals, connected along the first axis."""
     along = first_axis(result)
 
-    rows = [row for row in scored(result, up) if across in row.scores]
-    real = (result.floors[across].value, result.floors[up].value) if {across, up} <= result.floors.keys() else None
-    spots = np.array([[row.scores[metric].value for metric in (across, up)] for row in rows] + ([real] if real else []))
-    span = np.ptp(spots, axis=0)
-
     def draw(axes: Axes) -> None:
-        for line in curves(rows, along):
+        for line in curves([row for row in scored(result, up) if across in row.scores], along):
             look = palette.look(result, line)
             x, y = (np.array([row.scores[metric].value for row in line.rows]) for metric in (across, up))
             bars = [
@@ -152,17 +147,13 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
                 x, y, xerr=bars[0], yerr=bars[1], color=look.colour, ls=look.line, lw=1.8, marker=look.marker, ms=5.5,
                 elinewidth=1.0, ecolor=(look.colour, 0.3), label=words.settings(line.setting) or None,
             )  # fmt: skip
-            for i in _apart(x, y, span):
+            for i, place in enumerate(line.places):  # by turns above and below, since neighbours may lie close
+                side = 1 if i % 2 else -1
                 axes.annotate(
-                    words.plain(line.places[i]), (x[i], y[i]), xytext=(6, 6), textcoords="offset points",
-                    fontsize=9.5, fontweight="bold",
+                    words.plain(place), (x[i], y[i]), xytext=(5 * side, 5 * side), textcoords="offset points",
+                    ha=("right", "left")[i % 2], va=("top", "bottom")[i % 2], fontsize=9.5, fontweight="bold",
                 )  # fmt: skip
-        if real is not None:
-            axes.plot(*real, ls="none", marker="*", ms=11, color=MUTED)
-            axes.annotate(
-                "real samples", real, xytext=(-8, 0), textcoords="offset points", ha="right", va="center", fontsize=9,
-                color=MUTED,
-            )  # fmt: skip
+        axes.margins(0.12)
         axes.set_xlabel(words.heading(result, across))
         axes.set_title(
             f"{words.heading(result, up)}, labels: {words.axis_title(along)}", loc="left", fontsize=10.5, pad=8
@@ -171,59 +162,74 @@ def trade_off(result: Result, across: Metric, up: Metric, palette: Palette) -> s
     return _panel(draw)
 
 
-def _apart(x: np.ndarray, y: np.ndarray, span: np.ndarray) -> list[int]:
-    """Which points of a curve get a label: both ends, and of those between the ones that lie far enough from these."""
-    chosen: list[int] = []
-    for i in dict.fromkeys([0, len(x) - 1, *range(len(x))]):
-        if all(abs(x[i] - x[j]) > 0.1 * span[0] or abs(y[i] - y[j]) > 0.07 * span[1] for j in chosen):
-            chosen.append(i)
-    return chosen
-
-
 def learning_curves(learning: Learning) -> str:
-    """Held-out loss and each metric against the pictures seen: a line through the means, a dot for each seed."""
-    names = [variant.name for variant in learning.variants]
+    """Held-out loss, how the others differ in it from the first variant, and each metric, against the pictures seen."""
     measures: list[Metric | None] = [None, *learning.metric_names]
     with _styled():
-        across = min(len(measures), 2)
-        down = -(-len(measures) // across)
-        figure = _figure(4.2 * across, 3.0 * down + 0.5, "constrained")
-        for panel, measure in enumerate(measures):
-            axes = figure.add_subplot(down, across, panel + 1)
-            for i, name in enumerate(names):
-                colour, marker = COLOURS[_DISTINCT[i % len(_DISTINCT)]][0], "os^DvPX"[i % 7]
-                places = [[p.images / 1000 for p in learning.of(name, step)] for step in learning.study.snapshots]
-                values = [[learned(p, measure) for p in learning.of(name, step)] for step in learning.study.snapshots]
-                axes.plot(
-                    [x[0] for x in places], [float(np.mean(y)) for y in values], color=colour, lw=1.8, marker=marker,
-                    ms=5, label=name if panel == 0 else None,
-                )  # fmt: skip
-                axes.plot(
-                    np.concatenate(places), np.concatenate(values), ls="none", marker=".", ms=4, color=colour, alpha=0.5
-                )
-            everything = [learned(p, measure) for p in learning.points]
-            wide = measure in _DISTANCES and 0 < _WIDE_SPAN * min(everything) < max(everything)
-            if measure in _DISTANCES and measure in learning.floors:
-                _mark_floor(axes, learning.floors[measure].value, [everything[0], everything[-1]])
-                axes.set_ylim(0, None)
-            if wide:
-                _log_ticks(axes, "y", everything)
-            axes.set_xlabel("pictures seen (thousands)")
-            title = "held-out loss" if measure is None else learning_heading(learning, measure)
-            axes.set_title(
-                f"{title}, {_better(measure)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8
-            )
-        figure.legend(loc="outside lower center", ncols=3, fontsize=9.5, columnspacing=1.2)
+        panels = len(measures) + (len(learning.variants) > 1)
+        across = min(panels, 2)
+        down = -(-panels // across)
+        figure = _figure(4.2 * across, 2.9 * down + 0.6, "constrained")
+        figure.get_layout_engine().set(hspace=0.06)  # type: ignore[union-attr,call-arg]
+        axes = [figure.add_subplot(down, across, panel + 1) for panel in range(panels)]
+        _learned(axes[0], learning, None)
+        if len(learning.variants) > 1:
+            _gaps(axes[1], learning)
+        for panel, metric in zip(axes[panels - len(measures) + 1 :], learning.metric_names, strict=True):
+            _learned(panel, learning, metric)
+        for panel in axes:
+            panel.set_xlabel("pictures seen (thousands)")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=9.5, columnspacing=1.2)
         return _svg(figure)
+
+
+def _learned(axes: Axes, learning: Learning, measure: Metric | None) -> None:
+    """Lines through the means over seeds, and a dot for each; None is the loss."""
+    for variant, (colour, marker) in zip(learning.variants, _distinct(len(learning.variants)), strict=True):
+        points = [learning.of(variant.name, step) for step in learning.study.snapshots]
+        places = [[p.images / 1000 for p in here] for here in points]
+        values = [[learned(p, measure) for p in here] for here in points]
+        axes.plot(
+            [x[0] for x in places], [float(np.mean(y)) for y in values], color=colour, lw=1.8, marker=marker, ms=5,
+            label=variant.name,
+        )  # fmt: skip
+        axes.plot(np.concatenate(places), np.concatenate(values), ls="none", marker=".", ms=4, color=colour, alpha=0.5)
+    everything = [learned(p, measure) for p in learning.points]
+    wide = measure in _DISTANCES and 0 < _WIDE_SPAN * min(everything) < max(everything)
+    if wide:
+        _log_ticks(axes, "y", everything)
+    if measure in _DISTANCES and measure in learning.floors:
+        _mark_floor(axes, learning.floors[measure], 1.0, [everything[0], everything[-1]])
+    title = "held-out loss" if measure is None else learning_heading(learning, measure)
+    axes.set_title(f"{title}, {_better(measure)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
+
+
+def _gaps(axes: Axes, learning: Learning) -> None:
+    """By how much the loss of each variant exceeds that of the first, seed by seed, with 95 % intervals."""
+    first, *others = learning.variants
+    axes.axhline(0.0, color=_distinct(1)[0][0], lw=1.8)
+    for variant, (colour, marker) in zip(others, _distinct(len(learning.variants))[1:], strict=True):
+        found = loss_gaps(learning, first.name, variant.name)
+        half = [gap.mean - gap.low if gap.low is not None else 0.0 for gap in found]
+        axes.errorbar(
+            [learning.of(variant.name, step)[0].images / 1000 for step in learning.study.snapshots],
+            [gap.mean for gap in found], yerr=half, color=colour, lw=1.8, marker=marker, ms=5, capsize=3,
+        )  # fmt: skip
+    axes.set_title(f"held-out loss less that of {first.name}", loc="left", fontsize=10.5, pad=8)
+
+
+def _distinct(n: int) -> list[tuple[str, str]]:
+    """Colour and marker of n curves that have no order."""
+    return [(COLOURS[_DISTINCT[i % len(_DISTINCT)]][0], "os^DvPX"[i % 7]) for i in range(n)]
 
 
 def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, palette: Palette) -> str:
     """The headline: a curve over evenly spaced settings, and below each setting what it draws from common noise."""
-    pictures = _common_pictures(result, curve.rows, 2)
-    names = _row_names(result, 2) if pictures is not None else []
+    shown = _common_pictures(result, curve.rows, 2)
     width, plot, count = 6.4, 2.9, len(curve.rows)
-    edge = _EDGE / width if names else 0.0
-    sheet = 2 * (1 - edge) * width / count if pictures is not None else 0.0
+    edge = _EDGE / width if shown and shown.names else 0.0
+    sheet = shown.rows * (1 - edge) * width / count if shown else 0.0
     height = plot + sheet
     with _styled():
         figure = _figure(width, height)
@@ -239,8 +245,8 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
         axes.spines["left"].set_visible(False)
         if knee is not None:
             _mark_knee(axes, curve.rows.index(knee.row))
-        if pictures is not None:
-            _sheet(figure.add_axes((edge, 0, 1 - edge, sheet / height)), pictures, names)
+        if shown:
+            _sheet(figure.add_axes((edge, 0, 1 - edge, sheet / height)), shown)
         return _svg(figure)
 
 
@@ -255,20 +261,19 @@ def strip(result: Result) -> str | None:
     across = min(len(blocks), 2 if blocks[0].columns <= 5 else 1)
     side, head, gap = 0.82, 0.24 if len(blocks) == 1 else 0.5, 0.3
     columns = max(block.columns for block in blocks)
-    names = _row_names(result, len(blocks[0].pictures[0]))
-    edge = _EDGE if names else 0.0
-    block_height = head + side * max(len(block.pictures[0]) for block in blocks)
+    edge = _EDGE if blocks[0].shown.names else 0.0
+    block_height = head + side * max(block.shown.rows for block in blocks)
     width = across * (edge + columns * side) + (across - 1) * gap
     height = block_height * -(-len(blocks) // across)
     with _styled():
         figure = _figure(width, height)
         for i, block in enumerate(blocks):
             left = (i % across) * (edge + columns * side + gap) + edge
-            tall = side * len(block.pictures[0])
+            tall = side * block.shown.rows
             bottom = height - block_height * (i // across) - head - tall
             box = (left / width, bottom / height, block.columns * side / width, tall / height)
             axes = figure.add_axes(box)
-            _sheet(axes, block.pictures, names)
+            _sheet(axes, block.shown)
             _heads(axes, block)
         return _svg(figure)
 
@@ -348,7 +353,7 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
         ends = [
             words.scaled(metric, rows[end].scores[metric].value) for rows in (c.rows for c in lines) for end in (0, -1)
         ]
-        _mark_floor(axes, words.scaled(metric, result.floors[metric].value), ends)
+        _mark_floor(axes, result.floors[metric], words.scaled(metric, 1.0), ends)
     axes.set_title(f"{name}, {_better(metric)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
 
 
@@ -357,8 +362,15 @@ def _better(metric: Metric | None) -> str:
     return "higher is better" if metric in MORE_IS_BETTER else "lower is better"
 
 
-def _mark_floor(axes: Axes, value: float, ends: Sequence[float]) -> None:
-    """A line at what real samples score. ends: the curves' first and last values in turn; the name keeps off them."""
+def _mark_floor(axes: Axes, floor: Score, factor: float, ends: Sequence[float]) -> None:
+    """A line at what real samples score, times `factor`, in the band of its interval.
+
+    ends: the curves' first and last values in turn; the name keeps off them. A log axis has no place for zero and less.
+    """
+    value = factor * floor.value
+    if axes.get_yscale() == "log" and floor.low <= 0:
+        return
+    axes.axhspan(factor * floor.low, factor * floor.high, color=MUTED, alpha=0.1, lw=0, zorder=0)
     axes.axhline(value, color=MUTED, lw=1.1, ls=(0, (1, 2)), zorder=0)
     left, right = (min(abs(end - value) for end in ends[side::2]) for side in (0, 1))
     place, indent, ha = (0.0, 4, "left") if left >= right else (1.0, -4, "right")
@@ -427,16 +439,28 @@ def _evenly(rows: list[Row], most: int) -> list[Row]:
 
 
 @dataclass(frozen=True)
+class _Shown:
+    """Samples from common noise: for each cell the same ones, (n, H, W, 3), and the names of their classes if known."""
+
+    columns: list[np.ndarray]
+    names: list[str]
+
+    @property
+    def rows(self) -> int:
+        return len(self.columns[0])
+
+
+@dataclass(frozen=True)
 class _Block:
     """One block of a strip: its name, its columns' heads and pictures."""
 
     name: str
     heads: list[str]
-    pictures: list[np.ndarray]
+    shown: _Shown
 
     @property
     def columns(self) -> int:
-        return len(self.pictures)
+        return len(self.shown.columns)
 
 
 def _blocks(result: Result) -> list[_Block]:
@@ -445,38 +469,29 @@ def _blocks(result: Result) -> list[_Block]:
     blocks = []
     for line in lines:
         kept = _evenly(line.rows, _MOST_COLUMNS)
-        pictures = _common_pictures(result, kept, 4 if len(lines) == 1 else 2)
-        if pictures is not None:
+        shown = _common_pictures(result, kept, 4 if len(lines) == 1 else 2)
+        if shown:
             first, *rest = (row.varied[along] for row in kept)
             heads = [words.setting(along, first), *map(words.plain, rest)]
-            blocks.append(_Block(words.settings(line.setting), heads, pictures))
+            blocks.append(_Block(words.settings(line.setting), heads, shown))
     return blocks
 
 
-def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> list[np.ndarray] | None:
-    """The first samples of each cell, the same number of each, (n, H, W, 3); None if some cell has none."""
+def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> _Shown | None:
+    """At most n samples, the same ones of each cell: spread over the classes where these come in turn, else the first.
+
+    None if some cell has no pictures.
+    """
     if not rows or any(not result.cell(row).chunks() for row in rows):
         return None
-    chosen = _chosen(result, n)
-    pictures = [result.cell(row).pictures(chosen[-1] + 1) for row in rows]
-    fewest = min(len(part) for part in pictures)
-    chosen = [i for i in chosen if i < fewest]
-    if not chosen or any(part.ndim != 4 for part in pictures):
+    names = _classes_in_turn(result)
+    pictures = [result.cell(row).pictures(max(n, len(names))) for row in rows]
+    if not (have := min(len(part) for part in pictures)) or any(part.ndim != 4 for part in pictures):
         return None
-    return [part[chosen].repeat(3, axis=-1) if part.shape[-1] == 1 else part[chosen] for part in pictures]
-
-
-def _chosen(result: Result, n: int) -> list[int]:
-    """Which n samples are shown: spread over the classes where these come in turn, else the first."""
-    names = _classes_in_turn(result)
-    many = min(result.study.keep, len(names))
-    return [round(i) for i in np.linspace(0, many - 1, n)] if many >= n > 1 else list(range(n))
-
-
-def _row_names(result: Result, n: int) -> list[str]:
-    """The classes of the samples that are shown, on two lines if they have two words; empty where not known."""
-    names = _classes_in_turn(result)
-    return [names[i % len(names)].split(",")[0].replace(" ", "\n", 1) for i in _chosen(result, n)] if names else []
+    among = min(have, len(names)) if names else min(have, n)
+    chosen = [round(i) for i in np.linspace(0, among - 1, min(n, among))]
+    columns = [part[chosen].repeat(3, axis=-1) if part.shape[-1] == 1 else part[chosen] for part in pictures]
+    return _Shown(columns, [names[i].split(",")[0].replace(" ", "\n", 1) for i in chosen] if names else [])
 
 
 def _classes_in_turn(result: Result) -> list[str]:
@@ -485,11 +500,9 @@ def _classes_in_turn(result: Result) -> list[str]:
     return result.passport.get("model", {}).get("classes") or [] if in_turn else []
 
 
-def _sheet(axes: Axes, columns: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
-    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp.
-
-    names: of the rows, written beside them.
-    """
+def _sheet(axes: Axes, shown: _Shown) -> None:
+    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp."""
+    columns = shown.columns
     height, width = columns[0].shape[1:3]
     times = max(1, _TILE // max(height, width))
     gap = max(2, times * max(height, width) // 24)
@@ -503,7 +516,7 @@ def _sheet(axes: Axes, columns: Sequence[np.ndarray], names: Sequence[str] = ())
             sheet[top : top + height * times, left : left + width * times, 3] = 255
     axes.imshow(sheet, interpolation="none", aspect="auto", extent=(0, len(columns), len(columns[0]), 0))
     axes.set_axis_off()
-    for i, name in enumerate(names):
+    for i, name in enumerate(shown.names):
         axes.annotate(
             name, (0.0, i + 0.5), xytext=(-3, 0), textcoords="offset points", ha="right", va="center", rotation=90,
             fontsize=8.5, color=MUTED, multialignment="center",

@@ -226,10 +226,9 @@ def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
             f"No knee can be located{where}: with {n} samples nothing is clearly better than {_at(curve, found.row)}."
         ]
     if not found.sharp and found.row.key != curve.rows[0].key:
-        before = curve.rows[curve.rows.index(found.row) - 1]
         return [
-            f"The knee{where} is near {_at(curve, found.row)}, but not clearly there: from {_at(curve, before)} to it "
-            "nothing changes clearly."
+            f"Where the knee{where} lies cannot be told: no step to {_at(curve, found.row)} is clear by itself, and "
+            "beyond it nothing is gained clearly or by a tenth."
         ]
     start = f"The knee{where} is at {_at(curve, found.row)}"
     if found.hidden:

@@ -71,13 +71,13 @@ class _Measure:
         """The variants, the best mean first."""
         return sorted(self.values, key=lambda variant: mean(self.values[variant]), reverse=self.more_is_better)
 
-    def gap(self, a: str, b: str) -> _Gap:
+    def gap(self, a: str, b: str) -> Gap:
         """How far variant b is from a, over the seeds."""
         gaps = [y - x for x, y in zip(self.values[a], self.values[b], strict=True)]
         if len(gaps) < 2:
-            return _Gap(gaps[0], None, None)
+            return Gap(gaps[0], None, None)
         half = float(stdtrit(len(gaps) - 1, 0.975)) * stdev(gaps) / math.sqrt(len(gaps))
-        return _Gap(mean(gaps), mean(gaps) - half, mean(gaps) + half)
+        return Gap(mean(gaps), mean(gaps) - half, mean(gaps) + half)
 
     def beaten(self) -> list[str]:
         """The variants that are clearly behind the best one."""
@@ -86,7 +86,7 @@ class _Measure:
 
 
 @dataclass(frozen=True)
-class _Gap:
+class Gap:
     """A mean difference over seeds with its 95 % interval by Student's t, which one seed does not give."""
 
     mean: float
@@ -101,7 +101,7 @@ class _Gap:
     def size(self) -> str:
         """Its magnitude, and the interval."""
         if self.low is None or self.high is None:
-            return f"{words.significant(abs(self.mean))}, from one seed"
+            return words.significant(abs(self.mean))
         low, high = sorted((self.low, self.high)) if self.mean > 0 else sorted((-self.low, -self.high))
         return words.with_interval(abs(self.mean), low, high)
 
@@ -110,7 +110,10 @@ def learning_headline(learning: Learning) -> str:
     """Which variant leads by held-out loss at the end, over which others clearly, and since when."""
     loss = _measures(learning, learning.study.snapshots[-1])[0]
     first, *others = loss.ranked
-    shown = f"After {_pictures(learning, -1)} pictures"
+    seeds = len(learning.study.seeds)
+    trained = f"Of {len(learning.variants)} variants trained alike, " if others else ""
+    trained += f"with {seeds} seeds each" if seeds > 1 else "with one seed"
+    shown = words.capital(f"{trained} ({learning.study.name}), after {_pictures(learning, -1)} pictures")
     if not others:
         return f"{shown} the held-out loss is {_mean_text(loss, first)} with {first}."
     return (
@@ -132,6 +135,11 @@ def learning_findings(learning: Learning) -> list[str]:
     return sentences
 
 
+def loss_gaps(learning: Learning, a: str, b: str) -> list[Gap]:
+    """How far the held-out loss of variant b is above that of a, at each snapshot."""
+    return [_measures(learning, step)[0].gap(a, b) for step in learning.study.snapshots]
+
+
 def _ahead(measure: _Measure) -> str:
     first, *others = measure.ranked
     beaten = measure.beaten()
@@ -142,7 +150,8 @@ def _ahead(measure: _Measure) -> str:
             return f"clearly ahead of {others[0]}, by {nearest.size}{points}"
         return f"clearly ahead of all others, by {nearest.size}{points} or more"
     if not beaten:
-        return "but no other can be told from it"
+        one = measure.gap(first, others[0]).low is None
+        return "of which one seed cannot tell whether it is chance" if one else "but no other can be told from it"
     return f"clearly ahead of {words.listed(beaten)}, not of {words.listed(o for o in others if o not in beaten)}"
 
 
@@ -157,10 +166,11 @@ def _course(learning: Learning) -> str:
     gap = losses[0].gap(start, leader)
     behind = f"clearly behind {start} (by {gap.size})" if gap.clear else f"not to be told from {start}"
     since = next(i for i in range(len(losses)) if all(loss.ranked[0] == leader for loss in losses[i:]))
-    return (
-        f" It did not start so: after {_pictures(learning, 0)} pictures it is{last} {behind}, and it leads from "
-        f"{_pictures(learning, since)} on."
-    )
+    told = f"its mean is the lowest from {_pictures(learning, since)} on"
+    clear = [i for i in range(since, len(losses)) if len(losses[i].beaten()) == len(others)]
+    if clear:
+        told += f", clearly from {_pictures(learning, clear[0])} on" if clear[0] > since else ", and clearly"
+    return f" It did not start so: after {_pictures(learning, 0)} pictures it is{last} {behind}; {told}."
 
 
 def _step(measure: _Measure, a: str, b: str) -> str:
@@ -169,7 +179,8 @@ def _step(measure: _Measure, a: str, b: str) -> str:
     if gap.clear:
         return f"{a} is clearly ahead of {b} by {gap.size}{points}"
     if gap.low is None:
-        return f"{a} is ahead of {b} by {gap.size}"
+        size = words.significant(abs(gap.mean))
+        return f"{a} is ahead of {b} by {size}{points}, from one seed" if gap.mean else f"{a} and {b} are level"
     return f"{a} and {b} cannot be told apart"
 
 
@@ -181,7 +192,8 @@ def _pictures(learning: Learning, snapshot: int) -> str:
 def _mean_text(measure: _Measure, variant: str) -> str:
     """A mean with as many digits as the spread over seeds supports, the same for all variants."""
     spreads = [(mean(v), min(v), max(v)) for v in measure.values.values()]
-    places = min(words.decimals(*spread) for spread in spreads)
+    wide = [spread for spread in spreads if spread[1] < spread[2]]
+    places = min(words.decimals(*spread) for spread in wide) if wide else 3
     return f"{words.fixed(mean(measure.values[variant]), places)}{measure.unit}"
 
 
@@ -206,7 +218,9 @@ def _by_seed(points: Sequence[Point]) -> list[Point]:
 
 
 def _spread(values: Sequence[float]) -> tuple[str, str]:
-    """The mean, and the smallest and largest value."""
+    """The mean, and the smallest and largest value where there are several."""
     low, high = min(values), max(values)
+    if len(values) == 1:
+        return words.significant(low, 3), ""
     places = words.decimals(mean(values), low, high) if len(values) > 1 and high > low else 3
     return words.fixed(mean(values), places), f"{words.fixed(low, places)} to {words.fixed(high, places)}"

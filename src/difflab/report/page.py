@@ -43,6 +43,7 @@ _QUIET = (  # settings that are told only where they are not as usual
     "guidance_rescale",
     "guidance_course",
 )
+_BESIDE = " Beside each row: the class asked for."
 _BOOK = "Diffusion models, one knob at a time"
 
 
@@ -281,7 +282,8 @@ def _learning_section(learning: Learning, numbering: _Numbering) -> LearningSect
     real = " Dotted: what as many real samples score." if learning.floors.keys() - words.SHARES.keys() else ""
     caption = (
         f"What {names} learn, trained alike: lines through the means of {seeds} seeds, a dot for each. Losses are of "
-        f"averaged weights, on pictures that no training saw, with one draw of timesteps and noise for all.{real}"
+        "averaged weights, on pictures that none of these trainings showed, with one draw of timesteps and noise for "
+        f"all; of differences the 95 % intervals over seeds are drawn.{real}"
     )
     alt = f"Learning curves of {len(learning.variants)} variants."
     figure = numbering.add(study.name, "learning", figures.learning_curves(learning), caption, alt, wide=True)
@@ -325,6 +327,7 @@ def _headline_figure(result: Result, palette: Palette, numbering: _Numbering) ->
     caption = (
         f"{result.metric_names[metric]} with 95 % intervals{where}; settings evenly spaced. "
         "Below each setting: what the same start noise becomes with it."
+        f"{_BESIDE if result.study.base.classes == 'balanced' else ''}"
     )
     svg = figures.overview(result, metric, curve, found, palette)
     return numbering.add(
@@ -347,7 +350,10 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
                 _alt(result, metric, along),
             )
     if {"precision", "recall"} <= result.metric_names.keys():
+        real = [result.floors.get(metric) for metric in ("recall", "precision")]
+        far = " As many real samples have recall {} and precision {}.".format(*(words.score_text("recall", r)[0] for r in real if r))
         caption = "Fidelity against diversity: precision over recall, both with 95 % intervals."
+        caption += far if all(real) else ""
         traded = figures.trade_off(result, "recall", "precision", palette)
         yield numbering.add(name, "trade-off", traded, caption, "Precision against recall.")
     main = next(iter(result.metric_names))
@@ -371,6 +377,7 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
     if sheet is not None:
         caption = (
             f"Samples from common noise: a row is one start noise, a column one value of {along.replace('_', ' ')}."
+            f"{_BESIDE if result.study.base.classes == 'balanced' else ''}"
         )
         yield numbering.add(name, "strip", sheet, caption, caption, wide=True)
 

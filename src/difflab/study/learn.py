@@ -34,6 +34,7 @@ from difflab.zoo.load import load
 Watch = Callable[[str, Progress | None], None]
 
 _BUDGET = ("name", "kind", "seed", "steps", "batch", "data")  # what variants have in common, so that they compare
+_TRAINED_AT_ONCE = 1 << 18  # scenes of a training looked through at once
 _CANDIDATES = 64  # fresh scenes looked at for one that no training has seen
 
 
@@ -151,6 +152,11 @@ def held_out_loss(study: LearningStudy, recipe: DiffusionRecipe, snapshot: Path)
 
 def _held_out(study: LearningStudy, recipe: DiffusionRecipe) -> Batch:
     if recipe.data.source == SHAPES:
+        if recipe.data.flip:
+            raise DifflabError(
+                f"{study.name}: data.flip is true, but a mirrored scene is another scene, of another class; set it to "
+                "false."
+            )
         unseen = _unseen(recipe.data.seed, recipe.steps * recipe.batch, study.held_out)
         if len(unseen) < study.held_out:
             raise DifflabError(
@@ -176,7 +182,10 @@ def _unseen(seed: int, trained: int, count: int) -> np.ndarray:
     The world is finite: of fresh scenes three in four were seen after a hundred thousand, all of one shape among them.
     """
     ids = sample_scenes(FRESH_SEED, np.arange(_CANDIDATES * count)).ids
-    seen = np.isin(ids, sample_scenes(seed, np.arange(trained)).ids)
+    seen = np.zeros(len(ids), bool)
+    for begin in range(0, trained, _TRAINED_AT_ONCE):
+        shown = np.arange(begin, min(begin + _TRAINED_AT_ONCE, trained))
+        seen |= np.isin(ids, np.unique(sample_scenes(seed, shown).ids))
     first = np.zeros(len(ids), bool)
     first[np.unique(ids, return_index=True)[1]] = True
     return np.flatnonzero(first & ~seen)[:count]
