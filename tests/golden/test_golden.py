@@ -30,7 +30,7 @@ def _beside(name: str) -> ModuleType:
 
 
 fill = _beside("recipe").fill
-KINDS = [_beside("kinds_metrics"), _beside("kinds_ddim"), _beside("kinds_dit")]
+KINDS = [_beside("kinds_metrics"), _beside("kinds_ddim"), _beside("kinds_dit"), _beside("kinds_vdm")]
 
 
 def test_golden(case_folder: Path) -> None:
@@ -50,7 +50,6 @@ def _later(case: dict[str, Any], folder: Path) -> str | None:
     marks = {
         "guided-diffusion U-Net": "flags" in case or {"linear_T1000_10_logvar_min", "cosine_T4000_betas"} & arrays,
         "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
-        "3D U-Net": case.get("family") == "vdm",
         "I3D": {"i3d_logits", "fvd_numerics"} & {case.get("case")},
     }  # fmt: skip
     return next((family for family, found in marks.items() if found), None)

@@ -9,6 +9,8 @@ from difflab.report.curves import curves
 from difflab.report.findings import knee
 from difflab.report.palette import COLOURS, Palette
 from difflab.report.timing import linear_fit
+from difflab.study.result import Score
+from difflab.study.spec import Settings
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -97,3 +99,25 @@ def test_headline_marks_the_knee_and_the_values(steps_result):
 def test_time_is_drawn_from_zero(grid):
     shown = texts(figures.time_steps(grid, linear_fit(grid), Palette([grid])))
     assert shown.count("0") == 2
+
+
+def test_rows_of_a_strip_bear_the_classes_of_the_pictures_that_are_there(make_result):
+    """Five classes in turn, three pictures kept: rows 0, 1 and 2, not those of five."""
+    base = Settings(count=100, classes="balanced")
+    values = {(s,): 1.0 for s in (5, 10)}
+    result = make_result({"steps": [5, 10]}, values, pictures=3, base=base)
+    names = ["red circle", "green circle", "blue circle", "red cross", "blue cross"]
+    passport = {"model": {"classes": names}}
+    told = result.model_copy(update={"passport": passport})
+    shown = [text for text in texts(figures.strip(told)) if text.split()[0] in ("red", "green", "blue")]
+    assert {"red", "green", "blue"} == {text.split()[0] for text in shown}
+    assert not any("cross" in text for text in texts(figures.strip(told)))
+    assert not any("circle" in text for text in texts(figures.strip(result)))
+
+
+def test_a_floor_has_a_band_and_no_place_below_zero_on_a_log_axis(steps_result):
+    result = steps_result(200.0, 20.0, 1.0)
+    for low, marked in ((0.5, True), (-0.1, False)):
+        floor = Score(value=0.6, low=low, high=0.8, n=100)
+        drawn = figures.quality_curve(result.model_copy(update={"floors": {"fid": floor}}), "fid", Palette([result]))
+        assert ("real samples" in texts(drawn)) == marked

@@ -57,7 +57,7 @@ def test_an_incomplete_average_is_refused(raw, state):
         ({"model": {"x": WEIGHT}, "ema": [1], "opt": {}, "args": Namespace()}, "ema holds no weights"),
         (
             {"step": 3, "model": {"x": WEIGHT}, "ema": {"x": WEIGHT}, "scaler": None},
-            "lucidrains trainer.*not supported",
+            "a dict with the keys step, model, ema, scaler",
         ),
         ({"input_blocks.0.0.weight": WEIGHT}, "guided-diffusion.*not supported yet"),
         ({"state_dict": {"model.diffusion_model.input_blocks.0.0.weight": WEIGHT}}, "latent-diffusion.*not supported"),

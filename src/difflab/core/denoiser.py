@@ -56,12 +56,15 @@ class Denoiser:
         prediction: what the first C channels mean.
         learned_variance: whether the last C channels place the log variance within its range.
         clip: whether x0 is clamped to [-1, 1]; eps then follows it.
+        percentile: instead, each sample is clamped at this percentile of its |x0|, 0 to 1, where that exceeds 1, and
+            divided by it: dynamic thresholding (Saharia et al. 2022, section 2.3).
     """
 
     network: Network
     prediction: Prediction = "eps"
     learned_variance: bool = False
     clip: bool = False
+    percentile: float | None = None
 
     def __call__(self, x: Tensor, at: Point) -> Estimate:
         """Estimate for x (B, C, ..) float32 at a point that all samples share."""
@@ -72,7 +75,14 @@ class Denoiser:
             output, raw = output.chunk(2, dim=1)
             share = (raw + 1) / 2
         x0 = to_x0(output, x, at, self.prediction)
-        if not self.clip:
+        if not self.clip and self.percentile is None:
             return Estimate(x0, to_eps(output, x, at, self.prediction), share)
-        x0 = x0.clamp(-1.0, 1.0)
+        x0 = x0.clamp(-1.0, 1.0) if self.percentile is None else threshold(x0, self.percentile)
         return Estimate(x0, to_eps(x0, x, at, "x0"), share)
+
+
+def threshold(x0: Tensor, percentile: float) -> Tensor:
+    """x0 (B, ..) clamped, sample by sample, at the percentile of its absolute values if above 1, and brought to it."""
+    sizes = torch.stack([torch.quantile(sample.abs().flatten(), percentile) for sample in x0])
+    bound = sizes.clamp_min(1.0).reshape(-1, *[1] * (x0.ndim - 1))
+    return x0.clamp(-bound, bound) / bound

@@ -1,4 +1,4 @@
-"""Training objectives: the squared error of what the network predicts (Ho et al. 2020, eq. 14), and beside it the
+"""Training objectives: the error of what the network predicts (Ho et al. 2020, eq. 14), and beside it the
 variational bound that trains a learned variance (Nichol and Dhariwal 2021)."""
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from difflab.core.schedule import Places, Schedule
 
 Reduction = Literal["mean", "sum"]
 Weighting = Literal["flat", "v"]
+Error = Literal["l2", "l1"]
 
 _LEAST_SIGMA = 0.3  # below it, 1 / sigma^2 would leave the network little else to learn than the last grey levels
 
@@ -31,8 +32,11 @@ def diffusion_loss(
     reduction: Reduction = "mean",
     weighting: Weighting = "flat",
     denoiser: Callable[[Tensor, Places], Estimate] | None = None,
+    kind: Error = "l2",
 ) -> Tensor:
     """Squared error, averaged over the batch; over other dimensions averaged or, as ermongroup/ddim does, summed.
+
+    The kind `l1` takes absolute errors, as video-diffusion-pytorch does unless told otherwise.
 
     With weighting `v` an error of x0 counts as the error of v that it makes, 1 / sigma^2 = SNR + 1 times as much
     (Salimans and Ho 2022, section 4), with sigma taken as at least 0.3. A network that predicts x0 need not carry the
@@ -56,7 +60,7 @@ def diffusion_loss(
     error = target(x0, eps, at, prediction) - output.float()
     if weighting == "v":
         error = error / at.sigma.clamp_min(_LEAST_SIGMA)
-    error = error.square().flatten(1)
+    error = (error.square() if kind == "l2" else error.abs()).flatten(1)
     return (error.sum(1) if reduction == "sum" else error.mean(1)).mean()
 
 

@@ -69,7 +69,8 @@ def betas(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_
     """The forward process's variances (T,) float64.
 
     `linear`, `quad`, `const`, `jsd` and `sigmoid` are those of ermongroup/ddim; `cosine` is that of Nichol and Dhariwal
-    (2021), which ignores beta_start and beta_end and clips at 0.999. Raises DifflabError for another name.
+    (2021), which ignores beta_start and beta_end and clips at 0.999; `cosine-9999` clips at 0.9999, as
+    video-diffusion-pytorch does. Raises DifflabError for another name.
     """
     b0, b1, n = beta_start, beta_end, timesteps
     if name == "linear":
@@ -82,9 +83,9 @@ def betas(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_
         return 1.0 / np.linspace(n, 1, n)
     if name == "sigmoid":
         return (b1 - b0) / (1.0 + np.exp(-np.linspace(-6.0, 6.0, n))) + b0
-    if name == "cosine":
+    if name in ("cosine", "cosine-9999"):
         bar = np.cos((np.linspace(0.0, 1.0, n + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
-        return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999)
+        return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999 if name == "cosine" else 0.9999)
     raise DifflabError(f"beta schedule {name!r} is not known.{suggest(name, get_args(BetaName))}")
 
 

@@ -351,7 +351,9 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
             )
     if {"precision", "recall"} <= result.metric_names.keys():
         real = [result.floors.get(metric) for metric in ("recall", "precision")]
-        far = " As many real samples have recall {} and precision {}.".format(*(words.score_text("recall", r)[0] for r in real if r))
+        far = " As many real samples have recall {} and precision {}.".format(
+            *(words.score_text("recall", r)[0] for r in real if r)
+        )
         caption = "Fidelity against diversity: precision over recall, both with 95 % intervals."
         caption += far if all(real) else ""
         traded = figures.trade_off(result, "recall", "precision", palette)

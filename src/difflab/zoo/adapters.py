@@ -3,7 +3,7 @@
 Of the DDIM code there are two forms: the trainer's file, a list [model, optimizer, epoch, step, EMA] of which the last
 exists only if averaging was on; and a plain state dict, as the weights converted from TensorFlow come in. Our network
 has the official names, so nothing is renamed but the prefix `module.` of a DataParallel model. Those of DiT are read in
-`dit_files`.
+`dit_files`, those of video-diffusion-pytorch in `vdm_files`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,15 @@ from difflab.zoo.contents import Contents, State, copied
 from difflab.zoo.dit_files import MARK, is_container, read_dit
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.safe import is_state
+from difflab.zoo.vdm_files import MARK as VDM_MARK
+from difflab.zoo.vdm_files import PREFIX as VDM_PREFIX
+from difflab.zoo.vdm_files import is_container as is_vdm
+from difflab.zoo.vdm_files import read_vdm
 
 _FOREIGN = {
     "input_blocks.0.0.weight": "a guided-diffusion (ADM) U-Net",
     "model.diffusion_model.input_blocks.0.0.weight": "a latent-diffusion model",
-    "denoise_fn.init_conv.weight": "a lucidrains video U-Net",
-    "init_conv.weight": "a lucidrains U-Net",
+    "init_conv.weight": "a lucidrains U-Net for images",
 }
 _PREFIX = "module."
 
@@ -44,6 +47,8 @@ def read_official(value: Any, path: Path, told: Mapping[str, Any] | None = None,
         return _own_training(value, path)
     if is_container(value) or (is_state(value) and MARK in value):
         return read_dit(value, path, told or {}, averaged)
+    if is_vdm(value) or (is_state(value) and {VDM_MARK, f"{VDM_PREFIX}{VDM_MARK}"} & value.keys()):
+        return read_vdm(value, path, told or {}, averaged)
     if isinstance(value, list):
         return _trainer(value, path, averaged)
     if is_state(value):
@@ -52,7 +57,9 @@ def read_official(value: Any, path: Path, told: Mapping[str, Any] | None = None,
             return read_dit(state, path, told or {}, averaged)
         _check_family(state, path)
         return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
-    raise DifflabError(f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net or of DiT.")
+    raise DifflabError(
+        f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net, of DiT, or of the 3D U-Net."
+    )
 
 
 def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
@@ -131,8 +138,6 @@ def _described(value: Any) -> str:
     """What a value that is no checkpoint of ours seems to be."""
     if not isinstance(value, Mapping):
         return f"an object of type {type(value).__name__}"
-    if {"step", "model", "ema"} <= value.keys():
-        return "a lucidrains trainer's file (step, model, ema), a family that is not supported yet"
     inner = next((v for v in value.values() if is_state(v)), None)
     if inner is not None and (what := _foreign(_unprefixed(inner))):
         return f"a file around the weights of {what}, a family that is not supported yet"

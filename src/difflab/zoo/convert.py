@@ -14,8 +14,9 @@ from difflab.zoo.checkpoint import plain_tensors, save_checkpoint
 from difflab.zoo.contents import State
 from difflab.zoo.diffusers_dit import write_diffusers_dit
 from difflab.zoo.diffusers_unet import write_diffusers_unet
-from difflab.zoo.families import DiTConfig, UNet2DConfig
+from difflab.zoo.families import DiTConfig, UNet2DConfig, UNet3DConfig
 from difflab.zoo.load import load
+from difflab.zoo.vdm_files import to_reference
 
 Format = Literal["difflab", "diffusers", "official"]
 
@@ -26,7 +27,7 @@ def convert(source: str | Path, dest: str | Path, to: Format, **told: Any) -> Pa
     Args:
         source: whatever `load` takes.
         dest: `difflab`: a .safetensors file, its card goes beside it; `diffusers`: a folder; `official`: a plain state
-            dict, which says nothing of its configuration.
+            dict, which says nothing of its configuration, or for clips a trainer's file of video-diffusion-pytorch.
         to: the format.
         told: `config`, `prediction`, `schedule` and `family` of `load`.
 
@@ -38,6 +39,8 @@ def convert(source: str | Path, dest: str | Path, to: Format, **told: Any) -> Pa
     card, state, dest = model.card, model.network.state_dict(), Path(dest)
     if dest.exists() and dest.resolve() == Path(source).resolve():
         raise DifflabError(f"{dest}: this is the source, which may hold more than is kept; choose another name.")
+    if to == "diffusers" and isinstance(card.network, UNet3DConfig):
+        raise DifflabError(f"{card.name}: diffusers has no such network of clips; convert it to difflab or official.")
     if to == "difflab":
         save_checkpoint(dest, card, state)
     elif to == "diffusers":
@@ -52,6 +55,10 @@ def _write_official(dest: Path, card: Card, state: State) -> None:
     if isinstance(card.network, UNet2DConfig):
         found = f"patch {card.network.patch}, groups {card.network.groups} and predicts {card.prediction}"
         known = "patch 1, groups 32 and predicts eps"
+    if isinstance(card.network, UNet3DConfig):
+        with writing(dest) as file:
+            torch.save(to_reference(plain_tensors(state), card.network, card.schedule), file)
+        return
     if isinstance(card.network, DiTConfig):
         found = f"conditioning {card.network.conditioning} and predicts {card.prediction}"
         known = "conditioning adaln-zero and predicts eps"

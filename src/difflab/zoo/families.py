@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Gt, Lt, MultipleOf
+from annotated_types import Ge, Gt, Lt, MinLen, MultipleOf
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import nn
 
@@ -24,8 +24,8 @@ class NetworkConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """Shape of one sample in model space: (C, H, W)."""
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample in model space: (C, H, W), or (C, F, H, W) for clips of F frames."""
         raise NotImplementedError
 
     @property
@@ -41,6 +41,11 @@ class NetworkConfig(BaseModel):
     @property
     def null_class(self) -> int | None:
         """The number that stands for "no class", if the network knows one."""
+        return None
+
+    @property
+    def condition_width(self) -> int | None:
+        """Numbers of the vector that it is told, such as the code of a caption; None for one that is told none."""
         return None
 
     @property
@@ -81,7 +86,7 @@ class UNet2DConfig(NetworkConfig):
         return self
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         return (self.in_channels, self.image_size, self.image_size)
 
     @property
@@ -122,7 +127,7 @@ class DiTConfig(NetworkConfig):
         return self
 
     @property
-    def sample_shape(self) -> tuple[int, int, int]:
+    def sample_shape(self) -> tuple[int, ...]:
         return (self.in_channels, self.input_size, self.input_size)
 
     @property
@@ -155,6 +160,71 @@ def dit_size(name: str) -> dict[str, int]:
     size, patch = name.removeprefix("DiT-").split("/")
     depth, width, heads = _DIT_SIZES[size]
     return {"depth": depth, "hidden_size": width, "num_heads": heads, "patch_size": int(patch)}
+
+
+class UNet3DConfig(NetworkConfig):
+    """Arguments of `nets.unet3d.UNet3D`, by the names of video-diffusion-pytorch where it has them.
+
+    num_frames: of the clips it was trained on, and draws where not told otherwise; the network takes any.
+    class_dropout_prob: how often training hides the condition.
+    """
+
+    image_size: Positive = 64
+    num_frames: Positive = 16
+    dim: Annotated[int, Gt(0), MultipleOf(2)] = 64
+    cond_dim: Positive | None = None
+    num_classes: Positive | None = None
+    class_dropout_prob: Annotated[float, Ge(0.0), Lt(1.0)] = 0.1
+    out_dim: Positive | None = None
+    dim_mults: Annotated[tuple[Positive, ...], MinLen(1)] = (1, 2, 4, 8)
+    channels: Positive = 3
+    attn_heads: Positive = 8
+    attn_dim_head: Annotated[int, Gt(0), MultipleOf(2)] = 32
+    init_kernel_size: Positive = 7
+    use_sparse_linear_attn: bool = True
+    norm: Literal["rms", "group"] = "rms"
+    resnet_groups: Positive = 8
+    attn_resolutions: tuple[Positive, ...] | None = None
+    strict_mask: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> UNet3DConfig:
+        smallest = 2 ** (len(self.dim_mults) - 1)
+        if self.image_size % smallest:
+            raise ValueError(f"image_size is {self.image_size}, but these levels need a multiple of {smallest}")
+        if self.dim < 4:
+            raise ValueError(f"dim is {self.dim}, but the timestep's code needs at least 4")
+        if not self.init_kernel_size % 2:
+            raise ValueError(f"init_kernel_size is {self.init_kernel_size}, but must be odd")
+        if self.norm == "group" and self.dim % self.resnet_groups:
+            raise ValueError(f"dim is {self.dim}, but {self.resnet_groups} groups need a multiple of that")
+        if self.num_classes and not self.cond_dim:
+            raise ValueError(f"num_classes is {self.num_classes}, but classes need a cond_dim, the width of their code")
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return (self.channels, self.num_frames, self.image_size, self.image_size)
+
+    @property
+    def answers(self) -> int:
+        return self.channels if self.out_dim is None else self.out_dim
+
+    @property
+    def classes(self) -> int | None:
+        return self.num_classes
+
+    @property
+    def null_class(self) -> int | None:
+        return self.num_classes if self.num_classes and self.class_dropout_prob > 0 else None
+
+    @property
+    def condition_width(self) -> int | None:
+        return None if self.num_classes else self.cond_dim
+
+    @property
+    def hidden_share(self) -> float:
+        return self.class_dropout_prob if self.cond_dim else 0.0
 
 
 class ScheduleConfig(BaseModel):
@@ -209,10 +279,17 @@ def _dit(config: DiTConfig) -> nn.Module:
     return DiT(**config.model_dump())
 
 
-FamilyName = Literal["unet2d", "dit"]
+def _unet3d(config: UNet3DConfig) -> nn.Module:
+    from difflab.nets.unet3d import UNet3D
+
+    return UNet3D(**config.model_dump(exclude={"num_frames", "class_dropout_prob"}))
+
+
+FamilyName = Literal["unet2d", "dit", "unet3d"]
 FAMILIES: dict[FamilyName, Family] = {
     "unet2d": Family("unet2d", UNet2DConfig, _unet2d, "uniform", "ddim", 50, "nearest"),
     "dit": Family("dit", DiTConfig, _dit, "respaced", "ddpm", 250, "shifted"),
+    "unet3d": Family("unet3d", UNet3DConfig, _unet3d, "trailing", "ddpm", 1000, "floor"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -33,6 +34,8 @@ class Draw:
 
     For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
     of which sample i has the one at i modulo their count; guidance: see `core.guidance`.
+
+    percentile: of dynamic thresholding, None is none (see `core.denoiser`).
     """
 
     sampler: str = "ddim"
@@ -44,6 +47,7 @@ class Draw:
     respacing: str | None = None
     classes: Classes = "random"
     guidance: Guidance = field(default_factory=Guidance)
+    percentile: float | None = None
 
 
 def grid_of(model: Model, draw: Draw) -> np.ndarray:
@@ -76,6 +80,20 @@ def grid_note(model: Model, draw: Draw) -> str | None:
     return f"The official grid for {draw.steps} steps makes {len(grid)} network calls{repeats}."
 
 
+def check_conditions(model: Model, conditions: Tensor | None, count: int) -> None:
+    """Raise DifflabError unless there is a vector (count, width) for a model that is told one, and none for others."""
+    width, name = model.card.network.condition_width, model.card.name
+    if width is None and conditions is not None:
+        raise DifflabError(f"{name}: is told no vectors, but conditions were given; leave them out.")
+    if width is not None and conditions is None:
+        raise DifflabError(f"{name}: is told a vector of {width} numbers a sample; give conditions.")
+    if conditions is not None and tuple(conditions.shape) != (count, width):
+        raise DifflabError(
+            f"{name}: conditions have shape {tuple(conditions.shape)}, but {count} samples of this model need "
+            f"({count}, {width})."
+        )
+
+
 def labels_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor | None:
     """The class numbers (B,) int64 of the samples with these indices; None for a model that is told none."""
     count = model.card.network.classes
@@ -105,19 +123,22 @@ def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
 
 
 def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoiser:
-    """What the sampler asks, for samples of these classes (B,)."""
+    """What the sampler asks, for samples of these classes (B,) or with these conditions (B, width)."""
     clip = (method(draw.sampler).clips and model.bounded) if draw.clip is None else draw.clip
     learned = model.card.network.learns_variance
-    return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clip)
+    return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clip, draw.percentile)
 
 
 def _asked(model: Model, draw: Draw, labels: Tensor | None) -> Network:
     if labels is None:
         return Told(model.network)
     null = model.card.network.null_class
-    if null is None:
+    if labels.is_floating_point():
+        nulls = torch.full_like(labels, math.nan)  # a row of NaN is no condition
+    elif null is None:
         return Told(model.network, (labels,))
-    nulls = torch.full_like(labels, null)
+    else:
+        nulls = torch.full_like(labels, null)
     guidance = replace(draw.guidance, channels=draw.guidance.channels or model.card.guided_channels)
     return Guided(model.network, labels, nulls, guidance, model.schedule.timesteps, model.shape[0])
 
@@ -125,6 +146,8 @@ def _asked(model: Model, draw: Draw, labels: Tensor | None) -> Network:
 def _check_classes(model: Model, draw: Draw) -> None:
     name, network = model.card.name, model.card.network
     if network.classes is None:
+        if network.condition_width is not None and draw.classes == "random":
+            return
         if draw.guidance.scale != 1.0 or draw.classes != "random":
             what = f"guidance {draw.guidance.scale:g}" if draw.guidance.scale != 1.0 else "classes"
             raise DifflabError(f"{name}: is told no classes, but {what} was asked for; leave it out.")
@@ -192,6 +215,8 @@ def sample(
     guidance_interval: tuple[float, float] | None = None,
     guidance_rescale: float = 0.0,
     guidance_course: Course = "constant",
+    percentile: float | None = None,
+    conditions: Any = None,
     batch: int = 64,
     x_T: Tensor | None = None,
     noise: Sequence[Tensor] | None = None,
@@ -205,13 +230,15 @@ def sample(
         model: from `difflab.load`.
         n: how many; with `x_T` it follows from it.
         sampler, steps: those of the family's official script when left out.
-        eta, spacing, official_grid, clip, respacing, classes: see `Draw`.
+        eta, spacing, official_grid, clip, respacing, classes, percentile: see `Draw`.
+        conditions: (n, width) vectors for a model that is told such; a row of NaN is none.
         guidance, guidance_channels, guidance_interval, guidance_rescale, guidance_course: see `core.guidance.Guidance`.
         seed: of the noise, and of random classes.
         batch: how many at a time; decides memory and speed.
         x_T: (n, *shape) start noise instead of the seeded one.
         noise: with `x_T`: one array (n, *shape) for each step of a stochastic sampler, in order.
-        output: `pixels` gives uint8 numpy (n, H, W, C); `raw` gives the float32 tensor (n, C, H, W) in model space.
+        output: `pixels` gives uint8 numpy (n, H, W, C), of clips (n, F, H, W, C); `raw` gives the float32 tensor in
+            model space, channels first.
 
     Raises DifflabError for settings that do not fit the model.
     """
@@ -219,14 +246,18 @@ def sample(
     how = Guidance(guidance, guidance_channels, low, high, guidance_rescale, guidance_course)
     steps = model.family.steps if steps is None else steps
     draw = Draw(
-        sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how
-    )
+        sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how,
+        percentile,
+    )  # fmt: skip
     count = _count(model, n, x_T)
+    told = None if conditions is None else torch.as_tensor(conditions, dtype=torch.float32, device=model.device)
+    check_conditions(model, told, count)
     parts: list[Any] = []
     for begin in range(0, count, batch):
         rows = range(begin, min(begin + batch, count))
         source = _given(model, x_T, noise, rows) if x_T is not None else seeded_noise(model, seed, rows)
-        x = final(walk(model, draw, source, labels_of(model, draw, seed, rows)))
+        labels = labels_of(model, draw, seed, rows) if told is None else told[rows.start : rows.stop]
+        x = final(walk(model, draw, source, labels))
         parts.append(x if output == "raw" else model.codec.decode(x))
     return torch.cat(parts) if output == "raw" else np.concatenate(parts)
 

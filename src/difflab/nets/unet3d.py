@@ -1,0 +1,444 @@
+"""The factorized space-time U-Net of video diffusion (Ho et al. 2022), in lucidrains' form and in the paper's.
+
+Frames are folded into the batch: all convolutions and all spatial attention see single frames, and only temporal
+attention, at each place of the picture over the frames, ties them together. So the number of frames is free.
+
+Notable, because trained weights depend on it:
+- sine-first timestep embedding with half - 1 in the denominator; the condition is appended to it, not added;
+- block norm is RMS over channels (0.7.0 of the reference) or group norm with eps 1e-5 (up to 0.6.3);
+- temporal attention has a learned bias by relative position, common to all of them, and rotary positions besides,
+  on interleaved pairs of the first 32 features of each head;
+- linear attention divides q after its softmax;
+- the last block is told no timestep.
+
+Attention makes three times heads x width channels of every place. On a CPU it is done a block of places at a time: so
+the large tensors never exist at once, which is where the reference's memory and much of its time goes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import ClassVar, Literal, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from difflab.nets.layers import silu, sincos_embedding
+
+Norm = Literal["rms", "group"]
+
+_SPATIAL_HEAD = 32  # width of the heads of both kinds of spatial attention
+_ROTARY = 32  # features of a head that are rotated
+_BUCKETS, _FURTHEST = 32, 32
+_AT_ONCE = 1 << 21  # numbers of q, k and v that an attention on a CPU makes at once: 8 MiB, the fastest of 2^17 to 2^30
+
+
+class Clip(NamedTuple):
+    """How the frames of a batch belong together.
+
+    frames: in each sample; linked: how many of them, from the first one, see each other in temporal attention, in each
+    sample; the others see themselves alone.
+    """
+
+    frames: int
+    linked: tuple[int, ...]
+
+    @property
+    def free(self) -> Clip:
+        """The same with all frames linked."""
+        return Clip(self.frames, (self.frames,) * len(self.linked))
+
+
+class Positions(NamedTuple):
+    """What temporal attention knows of time: bias (heads, F, F) of its scores, phases (F, R / 2) of its rotation."""
+
+    bias: Tensor
+    phases: Tensor
+
+
+class ChannelRMS(nn.Module):
+    """Root mean square norm over channels at each place: h / max(|h|, 1e-12) * sqrt(C) * gamma."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+
+    def forward(self, h: Tensor, frames: int) -> Tensor:
+        """(B F, C, H, W) -> the same."""
+        length = torch.linalg.vector_norm(h, dim=1, keepdim=True).clamp(min=1e-12)
+        return h / length * (math.sqrt(h.shape[1]) * self.gamma)[:, None, None]
+
+
+class ClipGroupNorm(nn.Module):
+    """Group norm over all frames of a clip together."""
+
+    def __init__(self, groups: int, channels: int) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, h: Tensor, frames: int) -> Tensor:
+        """(B F, C, H, W) -> the same."""
+        parts = _tokens(h).unflatten(0, (-1, frames)).unflatten(-1, (self.groups, -1))  # (B, F, P, groups, C')
+        var, mean = torch.var_mean(parts, dim=(1, 2, 4), keepdim=True, correction=0)
+        parts = (parts - mean) * torch.rsqrt(var + 1e-5)
+        return _pictures(torch.addcmul(self.bias, parts.flatten(3).flatten(0, 1), self.weight), h)
+
+
+class Block(nn.Module):
+    """(B F, C_in, H, W) -> (B F, C_out, H, W): convolution, norm, scale and shift, swish."""
+
+    def __init__(self, c_in: int, c_out: int, norm: Norm, groups: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm = ChannelRMS(c_out) if norm == "rms" else ClipGroupNorm(groups, c_out)
+
+    def forward(self, h: Tensor, frames: int, told: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """told: scale and shift (B F, C_out, 1, 1)."""
+        h = self.norm(self.proj(h), frames)
+        return silu(h if told is None else torch.addcmul(told[1], h, 1.0 + told[0]))
+
+
+class ResidualBlock(nn.Module):
+    """Two blocks with a shortcut; the embedding scales and shifts the first one. embedding None: it is told nothing."""
+
+    def __init__(self, c_in: int, c_out: int, embedding: int | None, norm: Norm, groups: int) -> None:
+        super().__init__()
+        self.mlp = nn.Linear(embedding, 2 * c_out) if embedding else None
+        self.block1 = Block(c_in, c_out, norm, groups)
+        self.block2 = Block(c_out, c_out, norm, groups)
+        self.res_conv = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
+
+    def forward(self, h: Tensor, swished: Tensor | None, clip: Clip) -> Tensor:
+        """h (B F, C_in, H, W), swished (B, E) -> (B F, C_out, H, W)."""
+        told = None
+        if self.mlp is not None and swished is not None:
+            scale, shift = self.mlp(swished).repeat_interleave(clip.frames, dim=0)[:, :, None, None].chunk(2, dim=1)
+            told = scale, shift
+        out = self.block2(self.block1(h, clip.frames, told), clip.frames)
+        return out + (h if self.res_conv is None else self.res_conv(h))
+
+
+class Attention(nn.Module):
+    """What the three kinds of attention share: h + out(attend(q, k, v of norm(h))), a block of places at a time."""
+
+    def __init__(self, channels: int, heads: int, width: int, bias: bool) -> None:
+        super().__init__()
+        self.heads, self.width = heads, width
+        self.norm = nn.LayerNorm(channels, eps=1e-5, bias=False)
+        self.to_qkv = nn.Linear(channels, 3 * heads * width, bias=False)
+        self.to_out = nn.Linear(heads * width, channels, bias=bias)
+
+    def qkv(self, tokens: Tensor) -> Tensor:
+        """(.., C) -> (.., 3, heads, width) of the normalised tokens."""
+        return self.to_qkv(self.norm(tokens)).unflatten(-1, (3, self.heads, self.width))
+
+    def in_blocks(self, tokens: Tensor, dim: int, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """tokens + to_out(attend(part)) for parts of the tokens along `dim`, which must not matter to each other.
+
+        Gradients and other devices than CPUs take all at once: there the parts would save nothing.
+        """
+        if torch.is_grad_enabled() or tokens.device.type != "cpu":
+            return tokens + self.to_out(attend(tokens))
+        made = tokens.numel() // tokens.shape[dim] // tokens.shape[-1] * 3 * self.heads * self.width
+        parts = tokens.split(max(1, _AT_ONCE // made), dim=dim)
+        return torch.cat([part + self.to_out(attend(part)) for part in parts], dim=dim)
+
+
+class LinearAttention(Attention):
+    """Spatial attention whose cost is linear in the places: softmax of k over places, of q over features."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, _SPATIAL_HEAD, bias=True)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        return _pictures(self.in_blocks(_tokens(h), 0, self._attend), h)
+
+    def _attend(self, frames: Tensor) -> Tensor:
+        """(n, P, C) -> (n, P, heads 32)"""
+        q, k, v = self.qkv(frames).unbind(2)
+        q = q.softmax(dim=-1).transpose(1, 2) * self.width**-0.5  # (n, heads, P, 32)
+        k = k.softmax(dim=1).transpose(1, 2)
+        return (q @ (k.transpose(2, 3) @ v.transpose(1, 2))).transpose(1, 2).flatten(2)
+
+
+class SpatialAttention(Attention):
+    """Full attention among the places of each frame, without positions."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, _SPATIAL_HEAD, bias=False)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """(N, C, H, W) -> the same."""
+        return _pictures(self.in_blocks(_tokens(h), 0, self._attend), h)
+
+    def _attend(self, frames: Tensor) -> Tensor:
+        q, k, v = self.qkv(frames).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+class TemporalAttention(Attention):
+    """Attention among the frames at each place, with rotary positions and a bias by relative position."""
+
+    def __init__(self, channels: int, heads: int, width: int) -> None:
+        super().__init__(channels, heads, width, bias=False)
+
+    def forward(self, h: Tensor, clip: Clip, time: Positions) -> Tensor:
+        """(B F, C, H, W) -> the same."""
+        tokens = _tokens(h).unflatten(0, (-1, clip.frames))  # (B, F, P, C)
+        if len(set(clip.linked)) == 1:
+            return _pictures(self._linked(tokens, clip.linked[0], time).flatten(0, 1), h)
+        rows = [self._linked(row[None], linked, time) for row, linked in zip(tokens, clip.linked, strict=True)]
+        return _pictures(torch.cat(rows).flatten(0, 1), h)
+
+    def _linked(self, tokens: Tensor, linked: int, time: Positions) -> Tensor:
+        """The first `linked` frames see each other, the others themselves alone: their softmax is 1, so v is left."""
+        seen, alone, done = tokens[:, :linked], tokens[:, linked:], []
+        if linked:
+            near = Positions(time.bias[:, :linked, :linked], time.phases[:linked])
+            done.append(self.in_blocks(seen, 2, lambda part: self._attend(part, near)))
+        if alone.shape[1]:
+            done.append(self.in_blocks(alone, 2, lambda part: self.qkv(part)[..., 2, :, :].flatten(-2)))
+        return torch.cat(done, dim=1) if len(done) > 1 else done[0]
+
+    def _attend(self, tokens: Tensor, time: Positions) -> Tensor:
+        """(B, F, n, C) -> (B, F, n, heads width)"""
+        batch, _, places, _ = tokens.shape
+        q, k, v = self.qkv(tokens).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # (B n, heads, F, width)
+        bias = time.bias.to(q.dtype)[None]
+        h = F.scaled_dot_product_attention(rotate(q, time.phases), rotate(k, time.phases), v, attn_mask=bias)
+        return h.unflatten(0, (batch, places)).permute(0, 3, 1, 2, 4).flatten(3)
+
+
+def rotary_phases(frames: int, rotated: int, device: torch.device) -> Tensor:
+    """(F, R / 2) complex64: e^(i p 10000^(-2 j / R)) for frame p and pair j."""
+    rates = 10000.0 ** (-torch.arange(0, rotated, 2, device=device, dtype=torch.float32) / rotated)
+    angles = torch.arange(frames, device=device, dtype=torch.float32)[:, None] * rates
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, phases: Tensor) -> Tensor:
+    """Turn the first pairs (2 j, 2 j + 1) of features of x (.., F, D) by the phases (F, R / 2); others pass."""
+    turned, rest = x[..., : 2 * phases.shape[-1]], x[..., 2 * phases.shape[-1] :]
+    pairs = torch.view_as_complex(turned.float().unflatten(-1, (-1, 2)).contiguous())
+    turned = torch.view_as_real(pairs * phases).flatten(-2).type_as(x)
+    return torch.cat([turned, rest], dim=-1) if rest.shape[-1] else turned
+
+
+def relative_buckets(frames: int, buckets: int = _BUCKETS, furthest: int = _FURTHEST) -> Tensor:
+    """(F, F) int64: the bucket of key frame j as seen from query frame i, after T5, both directions.
+
+    Half of the buckets are for keys in the future. Of each half, half are exact distances, and the rest grow in
+    proportion up to `furthest`, beyond which all are one.
+    """
+    half = buckets // 2
+    exact, grown = half // 2, half - half // 2
+
+    def bucket(distance: int) -> int:
+        if distance < exact:
+            return distance
+        # The largest k with distance >= exact (furthest / exact)^(k / grown), in whole numbers, which do not round.
+        reached = [k for k in range(grown) if distance**grown * exact**k >= exact**grown * furthest**k]
+        return exact + reached[-1]
+
+    table = torch.tensor([bucket(distance) for distance in range(furthest + 1)])
+    place = torch.arange(frames)
+    ahead = place[None, :] - place[:, None]
+    return table[ahead.abs().clamp(max=furthest)] + half * (ahead > 0)
+
+
+class Resolution(nn.Module):
+    """Two residual blocks, spatial and temporal attention, and the change of resolution, where there are such."""
+
+    def __init__(self, block1: ResidualBlock, block2: ResidualBlock, spatial: nn.Module | None,
+                 temporal: TemporalAttention | None, resample: nn.Module | None) -> None:  # fmt: skip
+        super().__init__()
+        self.block1, self.block2 = block1, block2
+        self.spatial, self.temporal, self.resample = spatial, temporal, resample
+
+    def forward(self, h: Tensor, swished: Tensor, clip: Clip, time: Positions) -> Tensor:
+        h = self.block2(self.block1(h, swished, clip), swished, clip)
+        if self.spatial is not None:
+            h = self.spatial(h)
+        return h if self.temporal is None else self.temporal(h, clip, time)
+
+
+class Middle(nn.Module):
+    """Block, full spatial attention, temporal attention, block at the lowest resolution."""
+
+    def __init__(self, block1: ResidualBlock, spatial: SpatialAttention, temporal: TemporalAttention,
+                 block2: ResidualBlock) -> None:  # fmt: skip
+        super().__init__()
+        self.block1, self.spatial, self.temporal, self.block2 = block1, spatial, temporal, block2
+
+    def forward(self, h: Tensor, swished: Tensor, clip: Clip, time: Positions) -> Tensor:
+        h = self.spatial(self.block1(h, swished, clip))
+        return self.block2(self.temporal(h, clip, time), swished, clip)
+
+
+class UNet3D(nn.Module):
+    """x (B, channels, F, H, W), t (B,), condition -> (B, out_dim, F, H, W), for any number of frames.
+
+    Args:
+        image_size: height and width in pixels, divisible by 2^(levels - 1); weights do not depend on it.
+        dim: base width; level l is dim * dim_mults[l] wide.
+        cond_dim: width of a condition; None is unconditional.
+        num_classes: the condition may be a class, looked up in a table; None is a vector (B, cond_dim) always.
+        out_dim: output channels; None is `channels`.
+        channels: of a frame.
+        attn_heads, attn_dim_head: heads of every attention, width of the temporal ones' heads.
+        init_kernel_size: odd; of the first convolution.
+        use_sparse_linear_attn: linear spatial attention at every level.
+        norm, resnet_groups: of the blocks: `rms` is the reference from 0.7.0, `group` before.
+        attn_resolutions: None is the reference. Else the paper's form: full spatial attention, then temporal, at these
+            resolutions and in the middle alone, in the place of linear attention and of temporal attention everywhere.
+        strict_mask: whether the first temporal attention, too, obeys what frames are linked. The reference's does not.
+    """
+
+    # What meets pixels, timesteps or conditions rather than hidden channels; see `train.optim`.
+    edges: ClassVar[tuple[str, ...]] = ("time_mlp", "init_conv", "final_conv", "position_bias", "class_table")
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        dim: int,
+        cond_dim: int | None = None,
+        num_classes: int | None = None,
+        out_dim: int | None = None,
+        dim_mults: Sequence[int] = (1, 2, 4, 8),
+        channels: int = 3,
+        attn_heads: int = 8,
+        attn_dim_head: int = 32,
+        init_kernel_size: int = 7,
+        use_sparse_linear_attn: bool = True,
+        norm: Norm = "rms",
+        resnet_groups: int = 8,
+        attn_resolutions: Sequence[int] | None = None,
+        strict_mask: bool = False,
+    ) -> None:
+        super().__init__()
+        self.channels, self.dim, self.head_width, self.strict_mask = channels, dim, attn_dim_head, strict_mask
+        self.multiple = 2 ** (len(dim_mults) - 1)
+        widths = [dim, *(dim * m for m in dim_mults)]
+        embedding = 4 * dim + (cond_dim or 0)
+
+        def block(c_in: int, c_out: int, told: int | None = embedding) -> ResidualBlock:
+            return ResidualBlock(c_in, c_out, told, norm, resnet_groups)
+
+        def temporal(width: int) -> TemporalAttention:
+            return TemporalAttention(width, attn_heads, attn_dim_head)
+
+        def level(i: int, c_in: int, c_out: int, resample: nn.Module | None) -> Resolution:
+            spatial: nn.Module | None = None
+            attends = attn_resolutions is None or image_size >> i in attn_resolutions
+            if attn_resolutions is not None:
+                spatial = SpatialAttention(c_out, attn_heads) if attends else None
+            elif use_sparse_linear_attn:
+                spatial = LinearAttention(c_out, attn_heads)
+            blocks = block(c_in, c_out), block(c_out, c_out)
+            return Resolution(*blocks, spatial, temporal(c_out) if attends else None, resample)
+
+        self.position_bias = nn.Embedding(_BUCKETS, attn_heads)
+        self.init_conv = nn.Conv2d(channels, dim, init_kernel_size, padding=init_kernel_size // 2)
+        self.init_temporal = temporal(dim) if attn_resolutions is None else None
+        self.time_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
+        self.null_condition = nn.Parameter(torch.randn(cond_dim)) if cond_dim else None
+        self.class_table = nn.Embedding(num_classes, cond_dim) if num_classes and cond_dim else None
+        pairs = list(pairwise(widths))
+        last = len(pairs) - 1
+        self.downs = nn.ModuleList(
+            level(i, a, b, nn.Conv2d(b, b, 4, stride=2, padding=1) if i < last else None)
+            for i, (a, b) in enumerate(pairs)
+        )
+        deepest = widths[-1]
+        self.mid = Middle(
+            block(deepest, deepest), SpatialAttention(deepest, attn_heads), temporal(deepest), block(deepest, deepest)
+        )
+        self.ups = nn.ModuleList(
+            level(i, 2 * b, a, nn.ConvTranspose2d(a, a, 4, stride=2, padding=1) if i > 0 else None)
+            for i, (a, b) in reversed(list(enumerate(pairs)))
+        )
+        self.final_block = block(2 * dim, dim, None)
+        self.final_conv = nn.Conv2d(dim, channels if out_dim is None else out_dim, 1)
+
+    def forward(
+        self, x: Tensor, t: Tensor, condition: Tensor | None = None, *, alone: Tensor | None = None, images: int = 0
+    ) -> Tensor:
+        """Answer for noisy clips.
+
+        Args:
+            x: (B, channels, F, H, W).
+            t: (B,) timesteps.
+            condition: vectors (B, cond_dim) float, or classes (B,) int64, `num_classes` for none; rows of NaN are
+                vectors that are hidden, too.
+            alone: (B,) bool: whether each frame of a sample sees itself alone (the reference's focus_present_mask).
+            images: how many of the last frames are single pictures, no part of the clip.
+
+        Raises ValueError for shapes that do not fit, and for a condition that is missing or not asked for.
+        """
+        self._check(x, condition)
+        batch, _, frames = x.shape[:3]
+        together = frames - images
+        linked = [together] * batch if alone is None else [0 if a else together for a in alone.tolist()]
+        clip = Clip(frames, tuple(linked))
+        if images and not self.strict_mask:
+            raise ValueError("pictures beside a clip need strict_mask, else the first attention mixes them with it")
+        time = self._positions(frames, x.device)
+        swished = silu(self._embed(t, condition))  # every block swishes the same vector: once is enough
+        h = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        h = self.init_conv(h)
+        if self.init_temporal is not None:
+            h = self.init_temporal(h, clip if self.strict_mask else clip.free, time)
+        first, skips = h, []
+        for down in cast(list[Resolution], list(self.downs)):
+            h = down(h, swished, clip, time)
+            skips.append(h)
+            h = h if down.resample is None else down.resample(h)
+        h = self.mid(h, swished, clip, time)
+        for up in cast(list[Resolution], list(self.ups)):
+            h = up(torch.cat([h, skips.pop()], dim=1), swished, clip, time)
+            h = h if up.resample is None else up.resample(h)
+        h = self.final_conv(self.final_block(torch.cat([h, first], dim=1), None, clip))
+        return h.unflatten(0, (batch, frames)).transpose(1, 2)
+
+    def _positions(self, frames: int, device: torch.device) -> Positions:
+        bias = self.position_bias(relative_buckets(frames).to(device)).permute(2, 0, 1)
+        return Positions(bias, rotary_phases(frames, min(_ROTARY, self.head_width), device))
+
+    def _embed(self, t: Tensor, condition: Tensor | None) -> Tensor:
+        """(B, E): the timestep, and beside it the condition or what stands for none."""
+        embedded = self.time_mlp(sincos_embedding(t, self.dim))
+        if condition is None or self.null_condition is None:
+            return embedded
+        if condition.dtype == torch.int64:
+            assert self.class_table is not None
+            hidden = condition >= self.class_table.num_embeddings
+            vectors = self.class_table(condition.masked_fill(hidden, 0))
+        else:
+            hidden = condition.isnan().any(dim=1)
+            vectors = condition
+        vectors = torch.where(hidden[:, None], self.null_condition, vectors)
+        return torch.cat([embedded, vectors], dim=1)
+
+    def _check(self, x: Tensor, condition: Tensor | None) -> None:
+        if x.ndim != 5 or x.shape[1] != self.channels or not x.shape[2]:
+            raise ValueError(f"the 3D U-Net takes clips (B, {self.channels}, F, H, W), not {tuple(x.shape)}")
+        if x.shape[3] % self.multiple or x.shape[4] % self.multiple:
+            raise ValueError(f"frames of {x.shape[3]}x{x.shape[4]}: both sides must be multiples of {self.multiple}")
+        if (condition is None) != (self.null_condition is None):
+            raise ValueError("a condition is needed" if condition is None else "this network is told no condition")
+
+
+def _tokens(h: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, H W, C), without a copy where channels come last in memory."""
+    return h.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _pictures(tokens: Tensor, like: Tensor) -> Tensor:
+    """(N, H W, C) -> (N, C, H, W) with channels last in memory, as `like`."""
+    return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
