@@ -169,11 +169,11 @@ def test_the_fingerprint_of_the_world_is_of_its_rules(monkeypatch) -> None:
     shapes.world_fingerprint.cache_clear()
     before = fingerprint("shapes")
     monkeypatch.setitem(shapes.SIZES, "small", 4.0)
-    shapes._mask_windows.cache_clear()
+    shapes.mask_windows.cache_clear()
     shapes.world_fingerprint.cache_clear()
     assert fingerprint("shapes") != before
     monkeypatch.undo()
-    shapes._mask_windows.cache_clear()
+    shapes.mask_windows.cache_clear()
     shapes.world_fingerprint.cache_clear()
     assert fingerprint("shapes") == before
 

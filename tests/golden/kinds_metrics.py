@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from difflab.data.sources import open_data
 from difflab.score.adm import ADM, Suite, collect, reference_of
 from difflab.score.extractors import InceptionExtractor
+from difflab.score.fvd import with_ddof
+from difflab.score.i3d import I3D, resized
 from difflab.score.inception import InceptionFID, Resize
 from difflab.score.inception_score import adm_inception_score, inception_score
 from difflab.score.infinity import extrapolate
@@ -55,6 +58,10 @@ def recognise(case: dict[str, Any], folder: Path, fill: Fill) -> Run | None:
         return lambda: _formats(case, folder)
     if {"samples_a", "samples_b"} <= arrays.keys():
         return lambda: _end_to_end(case, folder, fill)
+    if any(name.endswith("_piergiaj_per_step") for name in outputs):
+        return lambda: _i3d(case, folder, outputs, fill)
+    if {"x", "y", "video"} <= arrays.get("inputs", {}).keys():
+        return lambda: _fvd(case, arrays["inputs"], outputs)
     inputs = arrays.get("inputs", {})
     by_inputs = {
         ("logits",): _inception_scores,
@@ -187,6 +194,49 @@ def _distances(inputs: Arrays, name: str) -> dict[str, float]:
 
 def _covariance(inputs: Arrays, name: str, i: int) -> np.ndarray:
     return inputs[f"{name}_sigma{i}"] if f"{name}_sigma{i}" in inputs else np.diag(inputs[f"{name}_var{i}"])
+
+
+# I3D and FVD
+
+
+def _i3d(case: dict[str, Any], folder: Path, outputs: Arrays, fill: Fill) -> None:
+    shapes = json.loads((folder / case["weights"]["shapes"].split(" ")[0]).read_text())
+    assert "5 dimensions except logits.conv3d.weight is multiplied by float32(1.5)" in case["weights"]["recipe"]
+    weights = {
+        key: torch.from_numpy(np.asarray(w * np.float32(1.5) if w.ndim == 5 and key != "logits.conv3d.weight" else w))
+        for key, w in fill(shapes, case["weights"]["seed"]).items()
+    }
+    theirs = json.loads((folder / "../i3d_key_map.json").read_text())["map"]
+    renamed = {theirs[key]: value for key, value in weights.items()}
+    networks = {
+        "piergiaj_per_step": I3D.with_weights(weights).steps,
+        "hassony2": lambda x: I3D.with_weights(renamed).steps(x).mean(2),
+        "videogpt_eps1e-5": lambda x: I3D.with_weights(weights, "videogpt").steps(x).mean(2),
+    }
+    networks["mean"] = lambda x: networks["piergiaj_per_step"](x).mean(2)
+    for frames in case["input"]["T"]:
+        stream = np.random.Philox(key=[case["input"]["seed"], zlib.crc32(f"video{frames}".encode())])
+        low = np.random.Generator(stream).random((2, 3, frames, 28, 28), dtype=np.float32)
+        x = (low * 2 - 1) * np.array([0.4, 1.0], np.float32)[:, None, None, None, None]
+        x = torch.from_numpy(x.repeat(8, axis=3).repeat(8, axis=4))
+        for name, network in networks.items():
+            with torch.no_grad():
+                np.testing.assert_allclose(network(x), outputs[f"T{frames}_{name}"], **case["tolerance"])
+
+
+def _fvd(case: dict[str, Any], inputs: Arrays, outputs: Arrays) -> None:
+    for ddof in (0, 1):
+        found = frechet_features(with_ddof(inputs["x"], ddof), with_ddof(inputs["y"], ddof))
+        truth = case["expected"][f"ddof{ddof}_exact(nuclear)"]
+        np.testing.assert_allclose(found, truth, rtol=case["tolerance"]["fvd"]["rtol"])
+    video = torch.from_numpy(inputs["video"])
+    frames = video.flatten(0, 1).permute(0, 3, 1, 2).double()
+    for name, how in (("crop", "crop"), ("stretch", "stretch"), ("stretch_tf1", "stretch-tf1")):
+        x = (resized(frames, how) / 127.5 - 1).unflatten(0, video.shape[:2]).transpose(1, 2)
+        found = x[..., ::17, ::19].numpy()
+        np.testing.assert_allclose(found, outputs[name], rtol=0, atol=case["tolerance"]["preprocessing"]["atol"])
+        stats = case["preprocessing"]["full_stats_mean_std_min_max"][name]
+        np.testing.assert_allclose([x.mean(), x.std(correction=0), x.min(), x.max()], stats, atol=2e-5)
 
 
 # Merging: n{i}, mu{i}, sigma{i} of shards against the whole, and a set with a large mean

@@ -50,6 +50,5 @@ def _later(case: dict[str, Any], folder: Path) -> str | None:
     marks = {
         "guided-diffusion U-Net": "flags" in case or {"linear_T1000_10_logvar_min", "cosine_T4000_betas"} & arrays,
         "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
-        "I3D": {"i3d_logits", "fvd_numerics"} & {case.get("case")},
     }  # fmt: skip
     return next((family for family, found in marks.items() if found), None)

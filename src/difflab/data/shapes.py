@@ -36,12 +36,12 @@ CLASSES = tuple(f"{colour} {kind}" for kind in KINDS for colour in COLOURS)
 
 SCENE_SIDE = 32  # the world is defined at 32x32 pixels; other sizes scale it
 _ANCHORS = (8, 16, 24)  # centres of the three rows and columns, in pixels
-_PHASES = 4  # masks are drawn for centres on quarter pixels
+PHASES = 4  # masks are drawn for centres on quarter pixels
 _BLOCK = 1024  # scenes that share one random stream
 _DRAWS = 9  # uniform numbers a scene uses
 
-_PALETTE = np.array(list(COLOURS.values()), np.float32)
-_BACKGROUND = np.array(list(BACKGROUNDS.values()), np.float32)
+PALETTE = np.array(list(COLOURS.values()), np.float32)
+BACKGROUND = np.array(list(BACKGROUNDS.values()), np.float32)
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ def _scenes_from(u: np.ndarray) -> Scenes:
     lone, pairs = pick(8, 9), place_pairs()
     place = np.where(two[:, None], pairs[pick(8, len(pairs))], np.stack([lone, lone], 1))
     row, column = place // 3, place % 3
-    anchors = np.array(_ANCHORS) * _PHASES
+    anchors = np.array(_ANCHORS) * PHASES
     return Scenes(
         count=count,
         background=pick(1, len(BACKGROUNDS)),
@@ -183,37 +183,37 @@ def place_pairs() -> np.ndarray:
 
 def draw(scenes: Scenes, size: int = 32) -> np.ndarray:
     """Pictures (N, size, size, 3) uint8 of N scenes."""
-    background = _BACKGROUND[scenes.background]  # (N, 3)
+    background = BACKGROUND[scenes.background]  # (N, 3)
     image = np.broadcast_to(background[:, None, None, :], (len(scenes), size, size, 3)).copy()
     for j in range(2):
         mask = _masks(scenes, j, size)  # (N, size, size), 0 .. 1
-        image += mask[..., None] * (_PALETTE[scenes.colour[:, j]] - background)[:, None, None, :]
+        image += mask[..., None] * (PALETTE[scenes.colour[:, j]] - background)[:, None, None, :]
     image += 0.5  # round half up
     return image.astype(np.uint8)
 
 
 def _masks(scenes: Scenes, j: int, size: int) -> np.ndarray:
     """Coverage (N, size, size) of shape `j` of each scene; zero where there is none."""
-    windows, origin = _mask_windows(size)
+    windows, origin = mask_windows(size)
     scale = size / SCENE_SIDE
     y, x = (np.rint(c[:, j] * scale).astype(np.int64) for c in (scenes.y, scenes.x))
     kind = np.where(scenes.count > j, scenes.kind[:, j], len(KINDS))  # the last entry of the table is empty
-    y_pixel, x_pixel = y // _PHASES, x // _PHASES
-    return windows[kind, scenes.size[:, j], y % _PHASES, x % _PHASES, origin - y_pixel, origin - x_pixel]
+    y_pixel, x_pixel = y // PHASES, x // PHASES
+    return windows[kind, scenes.size[:, j], y % PHASES, x % PHASES, origin - y_pixel, origin - x_pixel]
 
 
 @lru_cache(maxsize=4)
-def _mask_windows(size: int) -> tuple[np.ndarray, int]:
+def mask_windows(size: int) -> tuple[np.ndarray, int]:
     """A view (kind, size, phase y, phase x, top, left, size, size) into masks drawn once on a double canvas.
 
     The mask's pixel (origin, origin) holds the shape's centre; the window that starts at origin - p shows it at p.
     """
-    table = np.zeros((len(KINDS) + 1, len(SIZES), _PHASES, _PHASES, 2 * size, 2 * size), np.float32)
+    table = np.zeros((len(KINDS) + 1, len(SIZES), PHASES, PHASES, 2 * size, 2 * size), np.float32)
     for k, kind in enumerate(KINDS):
         for s, radius in enumerate(SIZES.values()):
-            for py in range(_PHASES):
-                for px in range(_PHASES):
-                    centre = size + py / _PHASES, size + px / _PHASES
+            for py in range(PHASES):
+                for px in range(PHASES):
+                    centre = size + py / PHASES, size + px / PHASES
                     table[k, s, py, px] = _coverage(kind, radius * size / SCENE_SIDE, centre, 2 * size)
     return np.lib.stride_tricks.sliding_window_view(table, (size, size), axis=(4, 5)), size
 
@@ -283,9 +283,9 @@ def recognise(images: np.ndarray, batch: int = 64) -> Recognition:
 
 def _recognise(images: np.ndarray) -> Recognition:
     x = images.reshape(len(images), -1, 3).astype(np.float32)  # (N, P, 3)
-    near = np.linalg.norm(x[:, :, None] - _BACKGROUND, axis=-1) < 40.0  # (N, P, backgrounds)
+    near = np.linalg.norm(x[:, :, None] - BACKGROUND, axis=-1) < 40.0  # (N, P, backgrounds)
     background = near.sum(1).argmax(1)
-    rest = x - _BACKGROUND[background][:, None]
+    rest = x - BACKGROUND[background][:, None]
     first = _best_shape(rest, background)
     after_first = rest - first.explained
     second = _best_shape(after_first, background)
@@ -314,7 +314,7 @@ def _best_shape(rest: np.ndarray, background: np.ndarray) -> _Found:
     Placing template m with colour difference d removes 2 <rest, m d> - |m|^2 |d|^2.
     """
     masks, parts = _templates()  # (M, P), (M, 4)
-    difference = _PALETTE[None] - _BACKGROUND[background][:, None]  # (N, C, 3)
+    difference = PALETTE[None] - BACKGROUND[background][:, None]  # (N, C, 3)
     along = np.einsum("npk,nck->ncp", rest, difference)
     correlation = along.reshape(-1, masks.shape[1]) @ masks.T
     energy = (masks**2).sum(1)[None, None] * (difference**2).sum(-1)[..., None]  # (N, C, M)
@@ -335,14 +335,14 @@ def placed_masks() -> np.ndarray:
 @lru_cache(maxsize=1)
 def _templates() -> tuple[np.ndarray, np.ndarray]:
     """All masks (M, 1024) the world can place in a 32x32 picture, and their (kind, size, y, x) (M, 4)."""
-    axis = np.array(_ANCHORS) * _PHASES
+    axis = np.array(_ANCHORS) * PHASES
     grid = np.meshgrid(np.arange(len(KINDS)), np.arange(len(SIZES)), axis, axis, indexing="ij")
     kind, size, y, x = (g.ravel() for g in grid)
-    windows, origin = _mask_windows(SCENE_SIDE)
-    masks = windows[kind, size, y % _PHASES, x % _PHASES, origin - y // _PHASES, origin - x // _PHASES]
+    windows, origin = mask_windows(SCENE_SIDE)
+    masks = windows[kind, size, y % PHASES, x % PHASES, origin - y // PHASES, origin - x // PHASES]
     return masks.reshape(len(kind), -1), np.stack([kind, size, y, x], 1)
 
 
 def _nearest_anchor(position: np.ndarray) -> np.ndarray:
-    anchors = np.array(_ANCHORS) * _PHASES
+    anchors = np.array(_ANCHORS) * PHASES
     return np.abs(position[..., None] - anchors).argmin(-1)

@@ -1,4 +1,4 @@
-"""Samples out: one .npz, one .png grid, or a folder of .png files."""
+"""Samples out: one .npz, one .png grid, clips as .gif or .mp4, or a folder of .png files."""
 
 from __future__ import annotations
 
@@ -15,18 +15,22 @@ from PIL import Image
 from difflab.errors import DifflabError
 from difflab.files import writing
 
+FRAME_RATE = 8  # frames a second at which clips play
 _MARGIN = 2
+_PLAYED_SIDE = 512
 _BACKGROUND = 255
 _GRID_LIMIT = 4096  # more tiles than this make no picture that anyone could look at
 
 
 def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], labels: np.ndarray | None = None) -> int:
-    """Write images where and how `path` says, and return their number.
+    """Write images or clips where and how `path` says, and return their number.
 
-    `images` is uint8 (N, H, W, C) with C of 1 or 3, or an iterable of such batches, of which one is held at a time.
+    `images` is uint8 (N, H, W, C), of clips (N, F, H, W, C), with C of 1 or 3, or an iterable of such batches, of which
+    one is held at a time.
     - `.npz`: `arr_0` the images, stored uncompressed, and `arr_1` the `labels` (N,) if given (ADM's layout);
-    - `.png`: one nearly square grid;
-    - no ending, or an existing folder: `000000.png`, `000001.png`, ...
+    - `.png`: one nearly square grid; clips lie in rows, frame after frame;
+    - `.gif`, `.mp4`: one nearly square grid of clips that play, 8 frames a second. Both lose detail, so score others;
+    - no ending, or an existing folder: `000000.png`, `000001.png`, ...; those of clips play (APNG) and lose nothing.
     Only `.npz` has a place for labels. A file is there whole or not at all, and so are all pictures of a folder unless
     the process is killed. Raises DifflabError for another ending, for
     images that are not such arrays, for no images, for a number of labels that is not that of the images, and for a
@@ -38,10 +42,11 @@ def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], la
         return _save_folder(path, stream)
     if path.suffix == ".npz":
         return _save_npz(path, stream, labels)
-    if path.suffix == ".png":
+    if path.suffix in (".png", ".gif", ".mp4"):
         return _save_grid(path, stream)
     raise DifflabError(
-        f"{path}: unknown ending {path.suffix!r}; use .npz, .png (a grid), or a folder's name without ending."
+        f"{path}: unknown ending {path.suffix!r}; use .npz, .png (a grid), .gif or .mp4 (clips), or a folder's name "
+        "without ending."
     )
 
 
@@ -69,10 +74,10 @@ def _checked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
     """The batches, as long as they are images of one shape; at least one image."""
     shape: tuple[int, ...] | None = None
     for batch in batches:
-        if batch.dtype != np.uint8 or batch.ndim != 4 or batch.shape[-1] not in (1, 3):
+        if batch.dtype != np.uint8 or batch.ndim not in (4, 5) or batch.shape[-1] not in (1, 3):
             raise DifflabError(
                 f"Samples of type {batch.dtype} and shape {batch.shape} cannot be saved as images;"
-                " uint8 (N, H, W, 3) was expected."
+                " uint8 (N, H, W, 3), or (N, F, H, W, 3) of clips, was expected."
             )
         shape = shape or batch.shape[1:]
         if batch.shape[1:] != shape:
@@ -112,8 +117,37 @@ def _save_grid(path: Path, batches: Iterator[np.ndarray]) -> int:
         collected.append(batch)
         count += len(batch)
         check_grid(path, count)
-    _save_png(path, grid(np.concatenate(collected)), sync=True)
+    samples = np.concatenate(collected)
+    if samples.ndim == 4 and path.suffix != ".png":
+        raise DifflabError(f"{path}: these samples are pictures, which do not play; save them as .png.")
+    if samples.ndim == 4:
+        _save_png(path, grid(samples), sync=True)
+    elif path.suffix == ".png":
+        _save_png(path, grid(samples.reshape(-1, *samples.shape[2:]), samples.shape[1]), sync=True)
+    else:
+        _save_playing(path, np.stack([grid(frame) for frame in samples.swapaxes(0, 1)]))
     return count
+
+
+def _save_playing(path: Path, frames: np.ndarray) -> None:
+    """Frames (F, H, W, C) as a film, again and again as .gif."""
+    frames = frames.repeat(3, axis=-1) if frames.shape[-1] == 1 else frames
+    times = max(1, _PLAYED_SIDE // max(frames.shape[1:3]))  # small pictures enlarged by whole pixels
+    frames = frames.repeat(times, axis=1).repeat(times, axis=2)
+    with writing(path) as file:
+        if path.suffix == ".gif":
+            first, *rest = map(Image.fromarray, frames)
+            first.save(file, "GIF", save_all=True, append_images=rest, duration=1000 // FRAME_RATE, loop=0)
+            return
+        import av
+
+        even = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]  # as the codec needs it
+        with av.open(file, "w", format="mp4") as film:
+            stream = film.add_stream("libx264", rate=FRAME_RATE)
+            stream.height, stream.width, stream.pix_fmt = even.shape[1], even.shape[2], "yuv420p"
+            for frame in even:
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            film.mux(stream.encode())
 
 
 def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
@@ -138,5 +172,10 @@ def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
 
 
 def _save_png(path: Path, image: np.ndarray, *, sync: bool) -> None:
+    first, *rest = (
+        Image.fromarray(frame[..., 0] if frame.shape[-1] == 1 else frame)
+        for frame in (image if image.ndim == 4 else image[None])
+    )
+    plays = {"save_all": True, "append_images": rest, "duration": 1000 // FRAME_RATE, "loop": 0} if rest else {}
     with writing(path, sync=sync) as file:
-        Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(file, "PNG")
+        first.save(file, "PNG", **plays)

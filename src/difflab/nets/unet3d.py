@@ -297,6 +297,7 @@ class UNet3D(nn.Module):
         attn_resolutions: None is the reference. Else the paper's form: full spatial attention, then temporal, at these
             resolutions and in the middle alone, in the place of linear attention and of temporal attention everywhere.
         strict_mask: whether the first temporal attention, too, obeys what frames are linked. The reference's does not.
+        patch: side of the pixel blocks folded into channels, as in `UNet2D`; 1 is the reference.
     """
 
     # What meets pixels, timesteps or conditions rather than hidden channels; see `train.optim`.
@@ -320,10 +321,11 @@ class UNet3D(nn.Module):
         resnet_groups: int = 8,
         attn_resolutions: Sequence[int] | None = None,
         strict_mask: bool = False,
+        patch: int = 1,
     ) -> None:
         super().__init__()
         self.channels, self.dim, self.head_width, self.strict_mask = channels, dim, attn_dim_head, strict_mask
-        self.multiple = 2 ** (len(dim_mults) - 1)
+        self.patch, self.multiple = patch, patch * 2 ** (len(dim_mults) - 1)
         widths = [dim, *(dim * m for m in dim_mults)]
         embedding = 4 * dim + (cond_dim or 0)
 
@@ -335,7 +337,7 @@ class UNet3D(nn.Module):
 
         def level(i: int, c_in: int, c_out: int, resample: nn.Module | None) -> Resolution:
             spatial: nn.Module | None = None
-            attends = attn_resolutions is None or image_size >> i in attn_resolutions
+            attends = attn_resolutions is None or image_size // patch >> i in attn_resolutions
             if attn_resolutions is not None:
                 spatial = SpatialAttention(c_out, attn_heads) if attends else None
             elif use_sparse_linear_attn:
@@ -344,7 +346,7 @@ class UNet3D(nn.Module):
             return Resolution(*blocks, spatial, temporal(c_out) if attends else None, resample)
 
         self.position_bias = nn.Embedding(_BUCKETS, attn_heads)
-        self.init_conv = nn.Conv2d(channels, dim, init_kernel_size, padding=init_kernel_size // 2)
+        self.init_conv = nn.Conv2d(channels * patch**2, dim, init_kernel_size, padding=init_kernel_size // 2)
         self.init_temporal = temporal(dim) if attn_resolutions is None else None
         self.time_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
         self.null_condition = nn.Parameter(torch.randn(cond_dim)) if cond_dim else None
@@ -364,7 +366,7 @@ class UNet3D(nn.Module):
             for i, (a, b) in reversed(list(enumerate(pairs)))
         )
         self.final_block = block(2 * dim, dim, None)
-        self.final_conv = nn.Conv2d(dim, channels if out_dim is None else out_dim, 1)
+        self.final_conv = nn.Conv2d(dim, (channels if out_dim is None else out_dim) * patch**2, 1)
 
     def forward(
         self, x: Tensor, t: Tensor, condition: Tensor | None = None, *, alone: Tensor | None = None, images: int = 0
@@ -390,8 +392,9 @@ class UNet3D(nn.Module):
             raise ValueError("pictures beside a clip need strict_mask, else the first attention mixes them with it")
         time = self._positions(frames, x.device)
         swished = silu(self._embed(t, condition))  # every block swishes the same vector: once is enough
-        h = x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        h = self.init_conv(h)
+        h = x.transpose(1, 2).flatten(0, 1)
+        h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
+        h = self.init_conv(h.contiguous(memory_format=torch.channels_last))
         if self.init_temporal is not None:
             h = self.init_temporal(h, clip if self.strict_mask else clip.free, time)
         first, skips = h, []
@@ -404,6 +407,7 @@ class UNet3D(nn.Module):
             h = up(torch.cat([h, skips.pop()], dim=1), swished, clip, time)
             h = h if up.resample is None else up.resample(h)
         h = self.final_conv(self.final_block(torch.cat([h, first], dim=1), None, clip))
+        h = F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
         return h.unflatten(0, (batch, frames)).transpose(1, 2)
 
     def _positions(self, frames: int, device: torch.device) -> Positions:

@@ -11,7 +11,7 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt, MinLen, MultipleOf
 from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
-from difflab.core.loss import Reduction, Weighting
+from difflab.core.loss import Error, Reduction, Weighting
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.data.dataset import Crop
@@ -35,7 +35,7 @@ class DataConfig(_Strict):
     """source: a data set name, folder or archive (see `data.sources`); size: pixels of the side; crop: how
     pictures are brought to it, None is as usual for the data (see `data.dataset.Transform`); flip: mirror half of
     the pictures; split: for sources that have one; seed: of the world `shapes`; dequantization: noise below a grey
-    level, as ermongroup/ddim can add it (see `data.transforms`)."""
+    level, as ermongroup/ddim can add it (see `data.transforms`); frames: of clips, None for pictures."""
 
     source: str
     size: Positive = 32
@@ -44,6 +44,7 @@ class DataConfig(_Strict):
     flip: bool = True
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     dequantization: Literal["uniform", "gaussian"] | None = None
+    frames: Positive | None = None
 
 
 class OptimConfig(_Strict):
@@ -103,7 +104,8 @@ class Recipe(_Strict):
 class DiffusionRecipe(Recipe):
     """A diffusion model, of pixels or of the latents of an autoencoder.
 
-    The official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
+    error: `l2` squares what the network is off, `l1`, as video-diffusion-pytorch usually does, does not. The official
+    DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
     network that learns its variance (learn_sigma), AdamW at 1e-4 and no clipping. autoencoder: by name, path or hub id
     (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. start: a model whose weights it begins with, to be
     tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every: steps between pictures.
@@ -122,6 +124,7 @@ class DiffusionRecipe(Recipe):
     prediction: Prediction = "eps"
     variance: Variance = "small"
     reduction: Reduction = "mean"
+    error: Error = "l2"
     timesteps: Literal["uniform", "antithetic"] = "uniform"
     target: Literal["data", "exact"] = "data"
     weighting: Weighting = "flat"
@@ -136,12 +139,14 @@ class DiffusionRecipe(Recipe):
 
     @model_validator(mode="after")
     def _network_takes_the_pictures(self) -> DiffusionRecipe:
-        found, expected = self.network.sample_shape, (3, self.data.size, self.data.size)
+        frames = () if self.data.frames is None else (self.data.frames,)
+        found, expected = self.network.sample_shape, (3, *frames, self.data.size, self.data.size)
         if self.autoencoder is None and found != expected:
             size = "input_size" if self.family == "dit" else "image_size"
+            also = ", network.num_frames and data.frames alike" if self.family == "unet3d" else ", in_channels to 3"
             raise ValueError(
-                f"network takes {found}, but the data are pictures {expected}; set network.{size} and data.size alike, "
-                "in_channels to 3"
+                f"network takes {found}, but the data are {'clips' if frames else 'pictures'} {expected}; set "
+                f"network.{size} and data.size alike{also}"
             )
         due = 2 * found[0] if self.network.learns_variance else found[0]
         if self.network.answers != due:
@@ -154,11 +159,11 @@ class DiffusionRecipe(Recipe):
             does = "learns" if self.network.learns_variance else "does not learn"
             fit = "learned" if self.network.learns_variance else "small or large"
             raise ValueError(f"variance is {self.variance}, but the network {does} its variance; choose {fit}")
-        plain = (self.prediction, self.reduction, self.target, self.weighting)
-        if self.variance == "learned" and plain != ("eps", "mean", "data", "flat"):
+        plain = (self.prediction, self.reduction, self.error, self.target, self.weighting)
+        if self.variance == "learned" and plain != ("eps", "mean", "l2", "data", "flat"):
             raise ValueError(
                 "variance is learned, which the hybrid loss trains beside eps alone; leave prediction, reduction, "
-                "target and weighting out"
+                "error, target and weighting out"
             )
         return self
 
@@ -174,8 +179,8 @@ class DiffusionRecipe(Recipe):
     @model_validator(mode="after")
     def _exact_needs_a_known_world(self) -> DiffusionRecipe:
         d = self.data
-        if self.target == "exact" and (d.source, d.size, d.dequantization, self.autoencoder) != (
-            "shapes", 32, None, None,
+        if self.target == "exact" and (d.source, d.size, d.frames, d.dequantization, self.autoencoder) != (
+            "shapes", 32, None, None, None,
         ):  # fmt: skip
             added = f" with {d.dequantization} noise" if d.dequantization else ""
             raise ValueError(

@@ -12,6 +12,7 @@ import numpy as np
 from difflab.data.dataset import Dataset, Item
 from difflab.data.latents import Latents
 from difflab.data.shapes import Shapes
+from difflab.data.shapes_clips import ShapesClips
 
 _IN_MEMORY = 1 << 30  # bytes of pictures kept decoded; larger data sets are decoded again each time they come up
 
@@ -23,7 +24,8 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """pictures (B, H, W, C) uint8; labels (B,) int64, -1 where there is none; indices (B,) into the data set; moments
+    """pictures (B, H, W, C), or clips (B, F, H, W, C), uint8; labels (B,) int64, -1 where there is none; indices (B,)
+    into the data set; moments
     (B, 2 C, h, w) float32 of stored latents, in the place of pictures, which are empty then."""
 
     pictures: np.ndarray
@@ -62,7 +64,8 @@ class Feed:
         self._threads = ThreadPoolExecutor(workers)
         self._ahead: tuple[int, Future[Batch]] | None = None
         self._one_at_a_time = ThreadPoolExecutor(1)
-        self._decoded = self._decode_all() if not isinstance(dataset, Shapes | Latents) and self._fits() else None
+        drawn = isinstance(dataset, Shapes | ShapesClips | Latents)
+        self._decoded = self._decode_all() if not drawn and self._fits() else None
 
     def at(self, step: int) -> Batch:
         """The samples of one step."""
@@ -77,7 +80,7 @@ class Feed:
         """(batch,) indices into the data set of one step on this device."""
         first = (step * self.world + self.rank) * self.batch
         positions = np.arange(first, first + self.batch)
-        if isinstance(self.dataset, Shapes):
+        if isinstance(self.dataset, Shapes | ShapesClips):
             return positions
         n = len(self.dataset)
         epochs = positions // n
@@ -98,7 +101,7 @@ class Feed:
         return Batch(np.ascontiguousarray(pictures), labels, indices)
 
     def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(self.dataset, Shapes):
+        if isinstance(self.dataset, Shapes | ShapesClips):
             return self.dataset.batch(indices)
         if self._decoded is not None:
             return self._decoded[0][indices], self._decoded[1][indices]

@@ -83,7 +83,9 @@ class DiffusionObjective:
             error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors)
             return (error + bound).mean()
         r, denoiser = self.recipe, self.denoiser.to(x0.device) if self.denoiser else None
-        return diffusion_loss(answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, denoiser)
+        return diffusion_loss(
+            answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, denoiser, r.error
+        )
 
     def opened_autoencoder(self, device: torch.device) -> Autoencoder | None:
         """The autoencoder of a latent model, opened once. Raises DifflabError if its latents do not fit the network."""
@@ -267,7 +269,7 @@ def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
 def _pixels(
     pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, generator: torch.Generator
 ) -> Tensor:
-    """Pixels (B, H, W, C) uint8 -> (B, C, H, W) float32 in [-1, 1], each grey level spread if asked for."""
+    """Pixels (B, .., C) uint8 -> (B, C, ..) float32 in [-1, 1], each grey level spread if asked for."""
     if dequantization is None:
         return encode(pictures)
     draw = torch.rand if dequantization == "uniform" else torch.randn

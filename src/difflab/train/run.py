@@ -17,6 +17,7 @@ from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents, is_latents
 from difflab.data.shapes import Shapes
+from difflab.data.shapes_clips import ShapesClips
 from difflab.data.sources import SHAPES, open_data
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
@@ -124,6 +125,8 @@ def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
 def _open(data: DataConfig) -> Dataset | Latents:
     if is_latents(Path(data.source)):
         return Latents(Path(data.source))
+    if data.source == SHAPES and data.frames is not None:
+        return ShapesClips(data.size, data.frames, seed=data.seed)
     if data.source == SHAPES:
         return Shapes(data.size, seed=data.seed)
     return open_data(data.source, size=data.size, split=data.split, crop=data.crop)

@@ -186,10 +186,11 @@ class UNet3DConfig(NetworkConfig):
     resnet_groups: Positive = 8
     attn_resolutions: tuple[Positive, ...] | None = None
     strict_mask: bool = False
+    patch: Positive = 1
 
     @model_validator(mode="after")
     def _fits(self) -> UNet3DConfig:
-        smallest = 2 ** (len(self.dim_mults) - 1)
+        smallest = self.patch * 2 ** (len(self.dim_mults) - 1)
         if self.image_size % smallest:
             raise ValueError(f"image_size is {self.image_size}, but these levels need a multiple of {smallest}")
         if self.dim < 4:

@@ -114,7 +114,7 @@ def network_fields(state: State, told: Mapping[str, Any], where: str) -> dict[st
 def to_reference(state: State, network: UNet3DConfig, schedule: ScheduleConfig) -> dict[str, Any]:
     """A trainer's file, as the reference loads it, of our weights. Raises DifflabError where it has no such network."""
     usual = UNet3DConfig(**network.model_dump(include={"dim"}))
-    for name in ("num_classes", "attn_resolutions", "strict_mask"):
+    for name in ("num_classes", "attn_resolutions", "strict_mask", "patch"):
         if getattr(network, name) != getattr(usual, name):
             raise DifflabError(f"{name} is {getattr(network, name)}, which the reference does not know; leave it.")
     if schedule.name != SCHEDULE:
