@@ -124,7 +124,7 @@ def test_grey_samples_are_written(tmp_path: Path, name: str, samples: np.ndarray
             assert image.mode == "L"
 
 
-@pytest.mark.parametrize("name", ["x.jpg", "x.mp4", "x.v2"])
+@pytest.mark.parametrize("name", ["x.jpg", "x.avi", "x.v2"])
 def test_an_unknown_ending_is_one_sentence(tmp_path: Path, name: str, samples: np.ndarray) -> None:
     with pytest.raises(DifflabError, match=r"unknown ending.*\.npz, \.png"):
         save_samples(tmp_path / name, samples)
@@ -146,3 +146,40 @@ def test_what_cannot_be_saved_is_one_sentence_and_leaves_nothing(tmp_path: Path,
     with pytest.raises(DifflabError, match="up to 4,096"):
         save_samples(tmp_path / "x.png", np.zeros((4097, 1, 1, 3), np.uint8))
     assert list(tmp_path.iterdir()) == []
+
+
+def clips(n=3, frames=4):
+    return np.random.default_rng(0).integers(0, 256, (n, frames, 6, 8, 3), dtype=np.uint8)
+
+
+def test_clips_as_npz_keep_every_value(tmp_path):
+    assert save_samples(tmp_path / "c.npz", iter([clips()[:2], clips()[2:]])) == 3
+    np.testing.assert_array_equal(np.load(tmp_path / "c.npz")["arr_0"], clips())
+
+
+def test_clips_in_a_folder_play_and_lose_nothing(tmp_path):
+    save_samples(tmp_path / "out", clips())
+    with Image.open(tmp_path / "out" / "000001.png") as film:
+        assert film.n_frames == 4
+        for t in range(4):
+            film.seek(t)
+            np.testing.assert_array_equal(np.asarray(film.convert("RGB")), clips()[1, t])
+
+
+def test_clips_as_png_lie_in_rows(tmp_path):
+    save_samples(tmp_path / "c.png", clips())
+    sheet = np.asarray(Image.open(tmp_path / "c.png"))
+    assert sheet.shape == (2 + 3 * 8, 2 + 4 * 10, 3)
+    np.testing.assert_array_equal(sheet[10:16, 22:30], clips()[1, 2])
+
+
+@pytest.mark.parametrize("ending", [".gif", ".mp4"])
+def test_clips_play(ending, tmp_path):
+    assert save_samples(tmp_path / f"c{ending}", clips()) == 3
+    import av
+
+    with av.open(str(tmp_path / f"c{ending}")) as film:
+        assert sum(1 for _ in film.decode(video=0)) == 4
+    with pytest.raises(DifflabError, match="are pictures, which do not play"):
+        save_samples(tmp_path / f"p{ending}", clips()[:, 0])
+    assert not (tmp_path / f"p{ending}").exists()

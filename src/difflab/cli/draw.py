@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def sample(
     model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
-    out: Annotated[Path, typer.Option(help="samples.npz, grid.png, or a folder.")],
+    out: Annotated[Path, typer.Option(help="samples.npz, grid.png, clips.gif or .mp4, or a folder.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
     sampler: Annotated[str | None, typer.Option(help=f"{one_of(SamplerName)}; ddpm is ancestral, ddpm-noisy ermongroup's; the family's own when left out (unet2d: ddim, dit: ddpm).")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps, 1 to the model's training timesteps; the family's own when left out (unet2d: 50, dit: 250).")] = None,
@@ -37,6 +37,8 @@ def sample(
     guidance_high: Annotated[float | None, typer.Option(help="Guide only up to this noise level.")] = None,
     guidance_rescale: Annotated[float, typer.Option(help="Bring the guided output back to the conditional one's spread, 0 (not) to 1 (fully).")] = 0.0,
     guidance_course: Annotated[str, typer.Option(help=f"{one_of(Course)}: how the scale goes from noise to data.")] = "constant",
+    percentile: Annotated[float | None, typer.Option(help="Dynamic thresholding: clamp each sample at this percentile of |x0|, 0 to 1.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of each clip; as many as the model was trained on when left out.")] = None,
     seed: Seed = 0,
     batch: Batch = 64,
     config: Config = None,
@@ -63,13 +65,14 @@ def sample(
         name = next(name for name, given in unused.items() if given)
         raise DifflabError(f"{name} does nothing while guidance is off; give its scale too, such as --guidance 2.")
     loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
+    loaded = loaded.with_frames(frames)
     print(loaded.card.summary())
     how = Guidance(
         guidance, guidance_channels, guidance_low, guidance_high, guidance_rescale, checked(guidance_course, Course)
     )
     draw = Draw(
-        sampler or loaded.family.sampler, loaded.family.steps if steps is None else steps, eta, spacing,  # type: ignore[arg-type]
-        official_grid, clip, respacing, read_classes(loaded, classes), how,
+        sampler or loaded.family.sampler, loaded.steps if steps is None else steps, eta, spacing,  # type: ignore[arg-type]
+        official_grid, clip, respacing, read_classes(loaded, classes), how, percentile,
     )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)

@@ -11,6 +11,7 @@ whether shape and motion obey the rules.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
@@ -120,6 +121,14 @@ class ShapesClips:
         """Clips (N, frames, size, size, 3) uint8 and labels (N,) of many at once: the fast way."""
         motions = sample_motions(self.seed, indices)
         return draw_clips(motions, self.frames, self.size), motions.labels
+
+
+@lru_cache(maxsize=1)
+def clips_fingerprint() -> str:
+    """What tells whether this is still the same world: a hash of its words and of some hundred clips."""
+    digest = hashlib.sha256(repr((CLASSES, tuple(SIZES), MIN_MATCH, MAX_RESIDUAL, _TOLERANCE)).encode())
+    digest.update(ShapesClips().batch(np.arange(200))[0].tobytes())
+    return digest.hexdigest()[:16]
 
 
 def sample_motions(seed: int, indices: np.ndarray) -> Motions:

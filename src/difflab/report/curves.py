@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
-MORE_IS_BETTER: frozenset[Metric] = frozenset({"valid", "accuracy", "is", "precision", "recall", "density", "coverage"})
+MORE_IS_BETTER: frozenset[Metric] = frozenset(
+    {"valid", "accuracy", "direction", "is", "precision", "recall", "density", "coverage"}
+)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from difflab.data.writers import FRAME_RATE
 from difflab.report import words
 from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
@@ -30,7 +32,15 @@ _WIDE_SPAN = 8.0
 _TILE = 96
 _EDGE = 0.36  # inches for the names of rows
 _DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
-_DISTANCES: tuple[Metric, ...] = ("fid", "kid")  # that may span decades
+_DISTANCES: tuple[Metric, ...] = (
+    "fid",
+    "kid",
+    "fvd",
+    "fvd-window",
+    "fvd-frozen",
+    "fvd-shuffled",
+    "kvd",
+)  # may span decades
 _MOST_COLUMNS = 10
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -126,6 +136,30 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("network calls per sample")
         axes.set_title(f"sampling time ({unit} per sample)", loc="left", fontsize=10.5, pad=8)
+
+    return _panel(draw)
+
+
+def time_frames(result: Result, palette: Palette) -> str:
+    """Seconds per clip against its frames, from zero; bars go from the fastest chunk to the slowest."""
+
+    def draw(axes: Axes) -> None:
+        lines = curves([row for row in result.rows if row.seconds_per_sample > 0], "frames")
+        factor, unit = _time_unit(max(row.seconds_per_sample for line in lines for row in line.rows))
+        for line in lines:
+            look = palette.look(result, line)
+            times = [[row.seconds_per_sample, *(turn.seconds for turn in row.turns)] for row in line.rows]
+            middle = factor * np.array([each[0] for each in times])
+            ends = [factor * np.array([end(each) for each in times]) for end in (min, max)]
+            axes.errorbar(
+                [_place(place, result.study.axes["frames"]) for place in line.places], middle,
+                yerr=[middle - ends[0], ends[1] - middle], color=look.colour, ls=look.line, lw=1.8, marker=look.marker,
+                ms=5.5, elinewidth=1.0, label=words.settings(line.setting) or None,
+            )  # fmt: skip
+        axes.set_xlim(0, None)
+        axes.set_ylim(0, None)
+        axes.set_xlabel(words.axis_title("frames"))
+        axes.set_title(f"sampling time ({unit} per clip)", loc="left", fontsize=10.5, pad=8)
 
     return _panel(draw)
 
@@ -233,6 +267,7 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
     height = plot + sheet
     with _styled():
         figure = _figure(width, height)
+        films: list[Film] = []
         axes = figure.add_axes((edge, (sheet + 0.42) / height, 1 - edge, (plot - 0.8) / height))
         _bars(axes, range(count), curve, metric, palette.look(result, curve), width=2.4)
         _value_labels(axes, curve, metric)
@@ -246,8 +281,8 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
         if knee is not None:
             _mark_knee(axes, curve.rows.index(knee.row))
         if shown:
-            _sheet(figure.add_axes((edge, 0, 1 - edge, sheet / height)), shown)
-        return _svg(figure)
+            films = _sheet(figure.add_axes((edge, 0, 1 - edge, sheet / height)), shown)
+        return _svg(figure, films)
 
 
 def strip(result: Result) -> str | None:
@@ -266,16 +301,16 @@ def strip(result: Result) -> str | None:
     width = across * (edge + columns * side) + (across - 1) * gap
     height = block_height * -(-len(blocks) // across)
     with _styled():
-        figure = _figure(width, height)
+        figure, films = _figure(width, height), []
         for i, block in enumerate(blocks):
             left = (i % across) * (edge + columns * side + gap) + edge
             tall = side * block.shown.rows
             bottom = height - block_height * (i // across) - head - tall
             box = (left / width, bottom / height, block.columns * side / width, tall / height)
             axes = figure.add_axes(box)
-            _sheet(axes, block.shown)
+            films += _sheet(axes, block.shown)
             _heads(axes, block)
-        return _svg(figure)
+        return _svg(figure, films)
 
 
 def time_axis(result: Result) -> str:
@@ -318,10 +353,35 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
     return Figure((width, height), layout=layout, facecolor="#ffffff")
 
 
-def _svg(figure: Figure) -> str:
+@dataclass(frozen=True)
+class Film:
+    """Pictures (H, W, 4) that play in a figure. box: left, bottom, width, height, as shares of the figure."""
+
+    box: tuple[float, float, float, float]
+    frames: list[np.ndarray]
+
+    def image(self, width: float, height: float) -> str:
+        """An SVG element for a figure of that size in points."""
+        from PIL import Image
+
+        buffer = io.BytesIO()
+        first, *rest = map(Image.fromarray, self.frames)
+        first.save(buffer, "PNG", save_all=True, append_images=rest, duration=1000 // FRAME_RATE, loop=0)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        left, bottom, broad, tall = self.box
+        place = f'x="{left * width:.2f}" y="{(1 - bottom - tall) * height:.2f}" width="{broad * width:.2f}"'
+        return (
+            f'<image {place} height="{tall * height:.2f}" preserveAspectRatio="none" '
+            f'style="image-rendering: pixelated" href="data:image/png;base64,{data}"/>'
+        )
+
+
+def _svg(figure: Figure, films: Sequence[Film] = ()) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    playing = "".join(film.image(width, height) for film in films)
+    return buffer.getvalue().replace("</svg>", f"{playing}</svg>")
 
 
 def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look: Look, width: float = 1.8) -> None:
@@ -440,7 +500,8 @@ def _evenly(rows: list[Row], most: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Shown:
-    """Samples from common noise: for each cell the same ones, (n, H, W, 3), and the names of their classes if known."""
+    """Samples from common noise: for each cell the same ones, (n, H, W, 3), of clips (n, F, H, W, 3), and the names of
+    their classes if known."""
 
     columns: list[np.ndarray]
     names: list[str]
@@ -486,7 +547,7 @@ def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> _Shown | No
         return None
     names = _classes_in_turn(result)
     pictures = [result.cell(row).pictures(max(n, len(names))) for row in rows]
-    if not (have := min(len(part) for part in pictures)) or any(part.ndim != 4 for part in pictures):
+    if not (have := min(len(part) for part in pictures)):
         return None
     among = min(have, len(names)) if names else min(have, n)
     chosen = [round(i) for i in np.linspace(0, among - 1, min(n, among))]
@@ -500,11 +561,33 @@ def _classes_in_turn(result: Result) -> list[str]:
     return result.passport.get("model", {}).get("classes") or [] if in_turn else []
 
 
-def _sheet(axes: Axes, shown: _Shown) -> None:
-    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp."""
-    columns = shown.columns
+def _sheet(axes: Axes, shown: _Shown) -> list[Film]:
+    """Columns of pictures with clear gaps, small pictures enlarged by whole pixels so that they stay sharp.
+
+    Clips are drawn by no figure: they come back as a film that lies where the axes are.
+    """
+    axes.set_axis_off()
+    for i, name in enumerate(shown.names):
+        axes.annotate(
+            name, (0.0, 1 - (i + 0.5) / shown.rows), xycoords="axes fraction", xytext=(-3, 0),
+            textcoords="offset points", ha="right", va="center", rotation=90, fontsize=8.5, color=MUTED,
+            multialignment="center",
+        )  # fmt: skip
+    if shown.columns[0].ndim == 4:
+        side = max(shown.columns[0].shape[1:3])
+        tiles = _tiled(shown.columns, max(1, _TILE // side))
+        axes.imshow(tiles, interpolation="none", aspect="auto", extent=(0, len(shown.columns), shown.rows, 0))
+        return []
+    length = max(column.shape[1] for column in shown.columns)
+    frames = [  # a shorter clip waits in its last frame
+        _tiled([column[:, min(t, column.shape[1] - 1)] for column in shown.columns], 1) for t in range(length)
+    ]
+    return [Film(axes.get_position().bounds, frames)]
+
+
+def _tiled(columns: Sequence[np.ndarray], times: int) -> np.ndarray:
+    """Columns of pictures (n, H, W, 3) as one RGBA picture, each enlarged so many times, with gaps between."""
     height, width = columns[0].shape[1:3]
-    times = max(1, _TILE // max(height, width))
     gap = max(2, times * max(height, width) // 24)
     tall, broad = height * times + gap, width * times + gap
     sheet = np.zeros((tall * len(columns[0]), broad * len(columns), 4), np.uint8)
@@ -514,13 +597,7 @@ def _sheet(axes: Axes, shown: _Shown) -> None:
             top, left = i * tall + gap // 2, j * broad + gap // 2
             sheet[top : top + height * times, left : left + width * times, :3] = tile
             sheet[top : top + height * times, left : left + width * times, 3] = 255
-    axes.imshow(sheet, interpolation="none", aspect="auto", extent=(0, len(columns), len(columns[0]), 0))
-    axes.set_axis_off()
-    for i, name in enumerate(shown.names):
-        axes.annotate(
-            name, (0.0, i + 0.5), xytext=(-3, 0), textcoords="offset points", ha="right", va="center", rotation=90,
-            fontsize=8.5, color=MUTED, multialignment="center",
-        )  # fmt: skip
+    return sheet
 
 
 def _heads(axes: Axes, block: _Block) -> None:

@@ -376,4 +376,4 @@ def _at(curve: Curve, row: Row) -> str:
 
 def _the(result: Result, metric: Metric) -> str:
     name = words.short(result, metric)
-    return name if metric == "fid" else f"the {name}"
+    return name if name.startswith(("FD", "FID", "FVD")) else f"the {name}"

@@ -33,6 +33,7 @@ _ANSWERS = Path(__file__).parent / "answers"
 _TITLES = {
     "ddim": "DDIM: what steps and noise cost, and what they buy",
     "dit": "DiT: a transformer on latents, and what guidance trades",
+    "vdm": "VDM: clips, and what steps and frames buy and cost",
 }
 _QUIET = (  # settings that are told only where they are not as usual
     "classes",
@@ -368,6 +369,10 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         yield numbering.add(
             name, "cost", figures.quality_time(result, main, palette), caption, _alt(result, main, "sampling time")
         )
+    if "frames" in result.study.axes:
+        caption = "Sampling time against frames, with bars from the fastest chunk to the slowest."
+        drawn = figures.time_frames(result, palette)
+        yield numbering.add(name, "cost-frames", drawn, caption, "Sampling time against frames.")
     fit = linear_fit(result)
     if fit is not None:
         line = f"the straight line through the medians, {words.duration(fit.slope)} a call"

@@ -12,12 +12,16 @@ _MOST_DIGITS = 4
 SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
     "valid": ("share of valid samples", "valid samples (%)"),
     "accuracy": ("class accuracy", "class accuracy (%)"),
+    "direction": ("share of clips that move as asked", "direction right (%)"),
 }
 
 
 def short(result: Result, metric: Metric) -> str:
     """A metric's name for a sentence: "FD (shapes-image)" -> "FD"; shares are spelled out."""
-    return SHARES[metric][0] if metric in SHARES else result.metric_names[metric].split(" (")[0]
+    if metric in SHARES:
+        return SHARES[metric][0]
+    name, _, rest = result.metric_names[metric].partition(" (")
+    return f"{name}{rest[rest.index(')') + 1 :] if ')' in rest else ''}"  # without the features: "FD, first 4 frames"
 
 
 def title(result: Result, metric: Metric) -> str:
@@ -113,6 +117,8 @@ def setting(name: str, value: Scalar) -> str:
     """One setting in words: "50 steps", "1 step", "eta 0.2", "seed 3"."""
     if name == "steps":
         return f"{plain(value)}\u00a0step{'' if value == 1 else 's'}"
+    if name == "frames" and value is not None:
+        return f"{plain(value)}\u00a0frame{'' if value == 1 else 's'}"
     if name == "sampler":
         return f"sampler {value}"
     if name == "guidance":
@@ -133,6 +139,7 @@ def axis_title(name: str) -> str:
         "eta": "eta (0: deterministic, 1: as noisy as DDPM)",
         "count": "samples",
         "guidance": "guidance scale (1: off)",
+        "frames": "frames of a clip",
     }
     return titles.get(name, name.replace("_", " "))
 

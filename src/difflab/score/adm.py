@@ -24,7 +24,7 @@ from difflab.score.shares import wilson
 from difflab.score.statistics import Statistics
 
 ADM = ("fid", "sfid", "is", "precision", "recall")  # what ADM's evaluator prints
-POINTWISE = ("precision", "recall", "density", "coverage", "kid")  # need single pictures of the reference
+POINTWISE = ("precision", "recall", "density", "coverage", "kid", "kvd")  # need single pictures of the reference
 RELATIVES = ("kid", "density", "coverage", "fd-infinity")
 REFERENCE_POINTS = 10_000  # as many as ADM's reference batches hold
 _NEAREST = {"precision": 3, "recall": 3, "density": 5, "coverage": 5}
@@ -89,8 +89,10 @@ class Suite:
         known: dict[str, Callable[[], Score]] = {
             "fid": lambda: self._fd("fid"),
             "sfid": lambda: self._fd("sfid"),
+            "fvd": lambda: self._fd("fvd"),
+            "kvd": lambda: self._kid("kvd"),
             "is": self._inception_score,
-            "kid": self._kid,
+            "kid": lambda: self._kid("kid"),
             "fd-infinity": self._infinity,
             **{name: lambda name=name: self._share(name) for name in _NEAREST},  # type: ignore[misc]
         }
@@ -99,8 +101,8 @@ class Suite:
         return known[metric]()
 
     def _fd(self, metric: str) -> Score:
-        features = self._features if metric == "fid" else self._needed(self.samples.spatial, "spatial features")
-        against = self.reference.statistics if metric == "fid" else self._spatial_statistics()
+        features = self._needed(self.samples.spatial, "spatial features") if metric == "sfid" else self._features
+        against = self._spatial_statistics() if metric == "sfid" else self.reference.statistics
         replicates = self.replicates or (200 if features.shape[1] <= 256 else 20)
         return fd_score(features, against, self.extractor, metric=metric, replicates=replicates)
 
@@ -112,13 +114,13 @@ class Suite:
         high = min(high, float(logits.shape[1]))  # a score that is certain and even over classes
         return self._made("is", value, low, high, f"bootstrap within splits of {SPLIT}", resampled)
 
-    def _kid(self) -> Score:
+    def _kid(self, metric: str) -> Score:
         found = kid(self._features, self._points)
         half = _Z * found.error
         kind = (
             f"normal, over samples and reference; the value is the mean of {len(found.subsets)} subsets of {found.size}"
         )
-        return self._made("kid", found.value, found.value - half, found.value + half, kind)
+        return self._made(metric, found.value, found.value - half, found.value + half, kind)
 
     def _infinity(self) -> Score:
         compare_extractors(self.extractor, self.reference.statistics.passport)

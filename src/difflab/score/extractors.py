@@ -56,12 +56,17 @@ class Extractor(Protocol):
         """Whether it has logits, which the Inception Score is made of."""
         ...
 
+    @property
+    def clips(self) -> bool:
+        """Whether it looks at clips rather than pictures."""
+        ...
+
     def passport(self) -> dict[str, Any]:
         """What decides the features: name, dim, resize, sha256 of the weights file, dtype."""
         ...
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 (B, H, W, 3), or grey (B, H, W, 1) or (B, H, W) -> float32 (B, dim)."""
+        """uint8 (B, H, W, 3), or grey (B, H, W, 1) or (B, H, W), or clips (B, T, H, W, 3) -> float32 (B, dim)."""
         ...
 
     def taps(self, images: np.ndarray, wanted: Collection[str]) -> Taps:
@@ -79,6 +84,7 @@ class InceptionExtractor:
     dim: int = 2048
     spatial: bool = True
     classifies: bool = True
+    clips: bool = False
 
     def passport(self) -> dict[str, Any]:
         return _passport(self.name, self.dim, self.network.resize, self.sha256, self.network)
@@ -105,6 +111,10 @@ class SmallExtractor:
     @property
     def dim(self) -> int:
         return self.network.config.dim
+
+    @property
+    def clips(self) -> bool:
+        return self.network.config.clips
 
     @property
     def classifies(self) -> bool:
@@ -162,13 +172,13 @@ def _passport(name: str, dim: int, resize: str, sha256: str, network: torch.nn.M
 
 
 def _to_device(images: np.ndarray, network: torch.nn.Module) -> torch.Tensor:
-    """uint8 (B, H, W[, 1 | 3]) -> uint8 (B, 3, H, W) where the network is, grey repeated."""
+    """uint8 (B, H, W[, 1 | 3]) -> uint8 (B, 3, H, W) where the network is, grey repeated; clips have T before H."""
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.dtype != np.uint8 or images.ndim not in (4, 5) or images.shape[-1] not in (1, 3):
         raise DifflabError(
-            f"Features are taken of uint8 images of shape (B, H, W, 3), or grey ones of (B, H, W, 1), "
-            f"but these are {images.dtype} {images.shape}."
+            f"Features are taken of uint8 images of shape (B, H, W, 3), or grey ones of (B, H, W, 1), or of clips of "
+            f"(B, T, H, W, 3), but these are {images.dtype} {images.shape}."
         )
-    device = next(network.parameters()).device
-    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
+    first = torch.from_numpy(np.ascontiguousarray(images)).to(next(network.parameters()).device).movedim(-1, 1)
+    return first.expand(-1, 3, *[-1] * (first.ndim - 2))

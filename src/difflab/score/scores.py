@@ -21,6 +21,8 @@ _NAMES = {
     "recall": "recall",
     "density": "density",
     "coverage": "coverage",
+    "fvd": "FVD",
+    "kvd": "KVD",
 }
 
 
@@ -55,9 +57,11 @@ def metric_name(extractor: Mapping[str, Any], metric: str = "fid") -> str:
 
     Args:
         extractor: its passport.
-        metric: fid, sfid, is, kid, precision, recall, density, coverage or fd-infinity.
+        metric: fid, sfid, is, kid, precision, recall, density, coverage or fd-infinity; fvd or kvd of clips.
     """
     if metric not in _NAMES:
         raise DifflabError(f"metric {metric!r} has no name.")
     name = _NAMES[metric]
-    return name if is_fid_network(extractor) else f"{name.replace('FID', 'FD')} ({extractor['name']})"
+    if is_fid_network(extractor):
+        return name
+    return f"{name.replace('FID', 'FD').replace('FVD', 'FD').replace('KVD', 'KID')} ({extractor['name']})"

@@ -8,22 +8,26 @@ from functools import cached_property
 from typing import Any, Protocol
 from uuid import uuid4
 
+import numpy as np
 import torch
 
 from difflab.core.guidance import Guidance
 from difflab.data.shapes import CLASSES, SCENE_SIDE
-from difflab.data.sources import fingerprint
+from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
 from difflab.errors import DifflabError
 from difflab.score.adm import POINTWISE, REFERENCE_POINTS
 from difflab.score.adm import Reference as AdmReference
 from difflab.score.extractors import Extractor
+from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
-from difflab.study.spec import Metric, Settings, Study
+from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study
 from difflab.study.store import Store
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
 from difflab.zoo.sampling import Draw, calls_of, plan, sample_batches
+
+_OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *CONTROLS)
 
 
 @dataclass(frozen=True)
@@ -56,42 +60,78 @@ class Bench:
     store: Store
     shelf: Shelf
     batch: int
+    _against: dict[int | None, AdmReference] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Model:
         """The model."""
         return self.shelf.model(self.study.model, self.study.config)
 
+    def model_of(self, settings: Settings) -> Model:
+        """The model, for clips of the length that a cell asks for."""
+        return self.model.with_frames(settings.frames)
+
     @cached_property
     def reference(self) -> Reference:
-        """What samples are scored against, brought to the size of the samples."""
-        return Reference(self.study.reference, self.study.split, self.model.card.side, self.study.skip_broken)
+        """What samples are scored against, brought to the size, and for clips to the length, of the samples."""
+        return self.reference_of(self.model_of(self.study.base).frames)
+
+    def reference_of(self, frames: int | None) -> Reference:
+        """The reference as clips of so many frames; None as pictures."""
+        s = self.study
+        return Reference(s.reference, s.split, self.model.card.side, s.skip_broken, frames)
 
     @cached_property
     def extractor(self) -> Extractor:
         """The feature network."""
-        name = self.study.features or choose_features(self.study.reference, self.model.card.side)
-        return self.shelf.extractor(name)
+        if self.study.features is not None:
+            return self.shelf.extractor(self.study.features)
+        clips = self.model.frames is not None
+        return self.shelf.extractor(choose_features(self.study.reference, self.model.card.side, clips))
 
     @cached_property
     def statistics(self) -> Statistics:
         """The reference's statistics, kept in the store."""
-        return self.reference.statistics(self.extractor, self.store.root / "reference")
+        return self.against.statistics
 
     @cached_property
     def truth_known(self) -> bool:
         """Whether the truth checker looks at the samples: always on scenes, so that asking for it draws none again."""
         card = self.model.card
-        check_truth(self.study, card.name, card.side, card.network.classes)
-        return self.study.reference == SHAPES and card.side == SCENE_SIDE
+        clips = self.model.frames is not None
+        check_truth(self.study, card.name, card.side, card.network.classes, CLIP_CLASSES if clips else CLASSES)
+        return self.study.reference == SHAPES and card.side == SCENE_SIDE and self.model.frames != 1
 
     @cached_property
     def against(self) -> AdmReference:
-        """What the scores compare with: the statistics, and features of single pictures where a metric needs them."""
-        alone = not set(POINTWISE) & set(self.study.metrics)
-        cache = self.store.root / "reference"
-        points = None if alone else self.reference.points(self.extractor, REFERENCE_POINTS, cache)
-        return AdmReference(self.statistics, points)
+        """What the scores of the base setting compare with."""
+        return self.against_of(self.model_of(self.study.base).frames)
+
+    def against_of(self, frames: int | None) -> AdmReference:
+        """What clips of so many frames compare with, None for pictures: the statistics, and features of single samples
+        where a metric needs them."""
+        if frames not in self._against:
+            reference, cache = self.reference_of(frames), self.store.root / "reference"
+            alone = not set(POINTWISE) & set(self.study.metrics)
+            points = None if alone else reference.points(self.extractor, REFERENCE_POINTS, cache)
+            self._against[frames] = AdmReference(reference.statistics(self.extractor, cache), points)
+        return self._against[frames]
+
+    @property
+    def controls(self) -> list[Control]:
+        """What else is looked at of clips, besides themselves, because a metric asks for it."""
+        return [CONTROLS[metric] for metric in self.study.metrics if metric in CONTROLS]
+
+    def controlled(self, clips: np.ndarray, first: int) -> dict[str, np.ndarray]:
+        """Features (n, d) of clips (n, F, ..) as each control looks at them; `first` is the index of the first one."""
+        return {control: self.extractor(self._seen(clips, control, first)) for control in self.controls}
+
+    def _seen(self, clips: np.ndarray, control: Control, first: int) -> np.ndarray:
+        if control == "frozen":
+            return frozen(clips)
+        if control == "shuffled":
+            return shuffled(clips, self.study.base.seed, first)
+        return clips[:, : self.study.window]
 
     def taps(self) -> set[str]:
         """What is kept of every sample besides its pictures.
@@ -106,7 +146,8 @@ class Bench:
     def problems(self) -> list[str]:
         """Everything that can be found missing or wrong before any work starts."""
         found = []
-        for part in (self._model_fits, self._reference_is_there, self._features_are_there, self._truth_is_known):
+        for part in (self._model_fits, self._reference_is_there, self._features_are_there, self._truth_is_known,
+                     self._clips_meet_clips):  # fmt: skip
             try:
                 part()
             except DifflabError as error:
@@ -117,7 +158,7 @@ class Bench:
         self.model.codec  # noqa: B018 (the autoencoder of a latent model is there, too)
         for settings in self.study.cells():
             try:
-                plan(self.model, draw_of(settings))
+                plan(self.model_of(settings), draw_of(settings))
             except DifflabError as error:
                 raise DifflabError(f"{self.study.name}: {error}") from error
 
@@ -127,13 +168,36 @@ class Bench:
     def _features_are_there(self) -> None:
         check_features(self.study, self.extractor)
 
+    def _clips_meet_clips(self) -> None:
+        """Clips need features and metrics of clips, pictures those of pictures."""
+        clips, study = self.model.frames is not None, self.study
+        if self.extractor.clips != clips:
+            what, other = ("clips", "pictures") if clips else ("pictures", "clips")
+            raise DifflabError(
+                f"{study.name}: {self.model.card.name} draws {what}, but the features {self.extractor.name} are of "
+                f"{other}; choose others."
+            )
+        odd = [m for m in study.metrics if (m in _OF_CLIPS) != clips and m not in ("valid", "accuracy", "is")]
+        if odd:
+            raise DifflabError(
+                f"{study.name}: the metric {odd[0]!r} is one of {'pictures' if clips else 'clips'}, but "
+                f"{self.model.card.name} draws {'clips' if clips else 'pictures'}; take "
+                f"{'fvd' if clips else 'fid'} or another."
+            )
+        fewest = min(self.model_of(s).frames or 0 for s in study.cells())
+        if clips and study.window is not None and study.window > fewest:
+            raise DifflabError(
+                f"{study.name}: window is {study.window}, but the shortest clips have {fewest} frames; take no more."
+            )
+
     def _truth_is_known(self) -> None:
         self.truth_known  # noqa: B018
 
     def decides(self, settings: Settings) -> dict[str, Any]:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""
-        card = self.model.card
-        return {
+        card = self.model_of(settings).card
+        extra = {"controls": sorted(self.controls), "window": self.study.window} if self.controls else {}
+        return extra | {
             "weights": self.model.weights_hash,
             "network": card.network.model_dump(mode="json"),
             "schedule": card.schedule.model_dump(mode="json"),
@@ -143,7 +207,7 @@ class Bench:
             | {"spacing": settings.spacing or self.model.family.spacing},
             "features": self.extractor.passport(),
             "taps": sorted(self.taps()),
-            "truth": self.truth_known and fingerprint(SHAPES),
+            "truth": self.truth_known and self.reference.fingerprint,
             "keep": self.study.keep,
             "chunk": self.study.chunk,
             "dtype": "float32",
@@ -164,7 +228,7 @@ class Bench:
 
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell."""
-        return calls_of(self.model, draw_of(settings))
+        return calls_of(self.model_of(settings), draw_of(settings))
 
 
 class Measured(Protocol):
@@ -203,17 +267,18 @@ def check_features(study: Measured, extractor: Extractor) -> None:
         )
 
 
-def check_truth(study: Measured, model: str, side: int, classes: int | None) -> None:
+def check_truth(study: Measured, model: str, side: int, classes: int | None, known: Sequence[str] = CLASSES) -> None:
     """Raise DifflabError where a metric needs the truth checker, which cannot judge such a model."""
-    asked = [metric for metric in ("valid", "accuracy") if metric in study.metrics]
+    asked = [metric for metric in TRUTH if metric in study.metrics]
     if asked and (study.reference != SHAPES or side != SCENE_SIDE):
         raise DifflabError(
             f"{study.name}: the metric {asked[0]!r} needs scenes of known truth; use it with the reference shapes and "
             f"a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
         )
-    if "accuracy" in asked and classes != len(CLASSES):
+    told = [metric for metric in asked if metric != "valid"]
+    if told and classes != len(known):
         raise DifflabError(
-            f"{study.name}: the metric 'accuracy' needs a model that is told the {len(CLASSES)} classes of shapes; "
+            f"{study.name}: the metric {told[0]!r} needs a model that is told the {len(known)} classes of shapes; "
             f"{model} is told {classes or 'none'}."
         )
 

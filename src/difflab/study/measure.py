@@ -16,6 +16,7 @@ import numpy as np
 from difflab import files
 from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.shapes import Shapes, sample_scenes
+from difflab.data.shapes_clips import ShapesClips, clips_fingerprint, sample_motions
 from difflab.data.sources import fingerprint, open_data
 from difflab.errors import DifflabError, suggest
 from difflab.score.adm import ADM, POINTWISE, REFERENCE_POINTS, RELATIVES, Suite, collect
@@ -35,14 +36,16 @@ _BATCH = 128
 _OTHER_SPLIT = {"train": "test", "test": "train"}
 
 
-def choose_features(reference: str, size: int) -> str:
+def choose_features(reference: str, size: int, clips: bool = False) -> str:
     """The feature network for a reference when none was asked for.
 
     Scenes are measured by `shapes-image`. Photographs are measured by Inception where its weights are on this machine,
     so that the number is FID; else, at 32x32, by `cifar10-image`. Raises DifflabError when neither will do.
     """
     if reference == SHAPES:
-        return "shapes-image"
+        return "shapes-clip" if clips else "shapes-image"
+    if clips:
+        return "shapes-clip"
     if find_features(INCEPTION) is not None:
         return INCEPTION
     if size == 32 and find_features("cifar10-image") is not None:
@@ -77,6 +80,7 @@ class Reference:
     split: str | None = None
     size: int | None = None
     skip_broken: bool = False
+    frames: int | None = None
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -86,8 +90,18 @@ class Reference:
         if self.source == SHAPES and self.split is not None:
             raise DifflabError(f"{SHAPES}: has no splits, {self.split!r} was asked for; leave the split out.")
         if self.source == SHAPES:
-            return Shapes(self.size or 32, **SHAPES_REFERENCE)
+            return self._scenes(**SHAPES_REFERENCE)
         return open_data(self.source, split=self.split, size=self.size)
+
+    def _scenes(self, count: int, seed: int) -> Shapes | ShapesClips:
+        if self.frames is None:
+            return Shapes(self.size or 32, count, seed)
+        return ShapesClips(self.size or 32, self.frames, count, seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells whether the data are still the same."""
+        return clips_fingerprint() if self.source == SHAPES and self.frames else fingerprint(self.source)
 
     def statistics(self, extractor: Extractor, cache: Path | None = None) -> Statistics:
         """Moments of its features: read from the file, from what ships, from `cache`, or computed and cached there."""
@@ -123,7 +137,7 @@ class Reference:
             raise DifflabError(f"{self.source}: holds statistics alone, but single pictures are needed; give such.")
         dataset = self.dataset if self.dataset is not None else open_data(self.source, size=self.size)
         passport = {
-            "data": dataset.description, "fingerprint": fingerprint(self.source), "split": self.split,
+            "data": dataset.description, "fingerprint": self.fingerprint, "split": self.split,
             "extractor": extractor.passport(), "points": count,
         }  # fmt: skip
         kept = cache / f"points-{key_of(passport)}.npy" if cache else None
@@ -144,7 +158,7 @@ class Reference:
         other one; None where too few are known.
         """
         if self.source == SHAPES:
-            scenes = Shapes(self.size or 32, 4 * count + 1000, FRESH_SEED)
+            scenes = self._scenes(4 * count + 1000, FRESH_SEED)
             return scenes, _even(scenes, count) if balanced else np.arange(count)
         if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
@@ -160,16 +174,17 @@ class Reference:
         assert self.dataset is not None
         return {
             "data": self.dataset.description,
-            "fingerprint": fingerprint(self.source),
+            "fingerprint": self.fingerprint,
             "count": len(self.dataset),
             "split": self.split,
             "extractor": extractor.passport(),
         }
 
 
-def _even(scenes: Shapes, count: int) -> np.ndarray:
+def _even(scenes: Shapes | ShapesClips, count: int) -> np.ndarray:
     """Indices (count,) of scenes whose classes come in turn."""
-    labels = sample_scenes(scenes.seed, np.arange(len(scenes))).labels
+    sampled = sample_scenes if isinstance(scenes, Shapes) else sample_motions
+    labels = sampled(scenes.seed, np.arange(len(scenes))).labels
     of_each = [np.flatnonzero(labels == label) for label in range(len(scenes.classes))]
     return np.array([of_each[i % len(of_each)][i // len(of_each)] for i in range(count)])
 
@@ -186,7 +201,7 @@ def picture_batches(
     dataset: Dataset, skip_broken: bool = False, order: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Pictures of a data set, or of its items `order`, a batch at a time, and how many broken ones were passed over."""
-    if isinstance(dataset, Shapes):  # drawn by the batch, many times faster than one by one
+    if isinstance(dataset, Shapes | ShapesClips):  # drawn by the batch, many times faster than one by one
         indices = np.arange(len(dataset)) if order is None else order
         for begin in range(0, len(indices), _BATCH):
             yield dataset.batch(indices[begin : begin + _BATCH])[0], 0

@@ -12,7 +12,11 @@ from difflab.study.learning import Learning, LearningStudy, parse_learning, read
 from difflab.study.spec import Study, parse_study, read_text
 from difflab.validation import yaml_mapping
 
-PROBLEM_SETS = {"ddim": ("ddim-steps", "ddim-eta", "ddim-grid"), "dit": ("dit-steps", "dit-cfg")}
+PROBLEM_SETS = {
+    "ddim": ("ddim-steps", "ddim-eta", "ddim-grid"),
+    "dit": ("dit-steps", "dit-cfg"),
+    "vdm": ("vdm-steps", "vdm-frames"),
+}
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")
 

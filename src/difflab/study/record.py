@@ -25,9 +25,18 @@ from difflab.zoo.sampling import grid_note
 
 def metric_names(bench: Bench) -> dict[Metric, str]:
     """What each metric is called with these features."""
-    truth: dict[Metric, str] = {"valid": "valid scenes", "accuracy": "class accuracy"}
+    truth: dict[Metric, str] = {
+        "valid": "valid clips" if bench.extractor.clips else "valid scenes",
+        "accuracy": "class accuracy", "direction": "direction",
+    }  # fmt: skip
     passport = bench.extractor.passport()
-    return {metric: truth.get(metric) or metric_name(passport, metric) for metric in bench.study.metrics}
+    fvd = metric_name(passport, "fvd")
+    looked: dict[Metric, str] = {
+        "fvd-window": f"{fvd}, first {bench.study.window} frames",
+        "fvd-frozen": f"{fvd}, frames frozen",
+        "fvd-shuffled": f"{fvd}, frames shuffled",
+    }
+    return {m: truth.get(m) or looked.get(m) or metric_name(passport, m) for m in bench.study.metrics}
 
 
 def passport(bench: Bench) -> dict[str, Any]:
@@ -149,6 +158,8 @@ def command(study: Study, settings: Settings) -> str:
     if s.clip is not None:
         words += ["--clip" if s.clip else "--no-clip"]
     words += _guided(s)
+    if s.frames is not None:
+        words += ["--frames", str(s.frames)]
     words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]
     return shlex.join(words)
 

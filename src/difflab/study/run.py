@@ -20,7 +20,7 @@ import yaml
 
 from difflab import files
 from difflab.data.shapes import recognise, sample_scenes
-from difflab.data.sources import fingerprint
+from difflab.data.shapes_clips import DIRECTIONS, recognise_clips, sample_motions
 from difflab.errors import DifflabError
 from difflab.score.adm import Suite
 from difflab.score.extractors import Taps, joined
@@ -31,7 +31,7 @@ from difflab.study.engine import Engine, Failure, engine
 from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.record import command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
-from difflab.study.spec import Metric, Settings, Study, key_of, read_study
+from difflab.study.spec import CONTROLS, TRUTH, Metric, Settings, Study, key_of, read_study
 from difflab.study.store import CellStore, Store, read_json
 from difflab.zoo.sampling import labels_of, sample_batches
 
@@ -198,9 +198,10 @@ def _scored_row(bench: Bench, settings: Settings) -> Row:
 def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Features, kept pictures and truth of the samples with indices `rows`, and what drawing them cost."""
     bench.warm()
-    labels = labels_of(bench.model, draw_of(settings), settings.seed, rows)
-    taps, truth, pictures, seconds, sizes = [], [], [], [], []
-    batches = sample_batches(bench.model, draw_of(settings), settings.seed, rows, bench.batch)
+    model = bench.model_of(settings)
+    labels = labels_of(model, draw_of(settings), settings.seed, rows)
+    taps, controls, truth, pictures, seconds, sizes = [], [], [], [], [], []
+    batches = sample_batches(model, draw_of(settings), settings.seed, rows, bench.batch)
     have = rows.start
     while True:
         clock = time.perf_counter()
@@ -210,6 +211,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         seconds.append(time.perf_counter() - clock)
         sizes.append(len(images))
         taps.append(bench.extractor.taps(images, bench.taps()))
+        controls.append(bench.controlled(images, have))
         pictures.append(images[: max(0, bench.study.keep - have)])
         if bench.truth_known:
             begin = have - rows.start
@@ -217,7 +219,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         have += len(images)
     arrays = {name: np.concatenate([getattr(part, name) for part in taps]) for name in sorted(bench.taps())}
     arrays["pictures"] = np.concatenate(pictures)
-    arrays |= _gathered(truth)
+    arrays |= _gathered(truth) | _gathered(controls)
     where = {"run": bench.shelf.run, "batch": bench.batch, "machine": machine(bench.shelf.device)}
     each = [spent / size for spent, size in zip(seconds, sizes, strict=True)]
     return arrays, {"seconds": sum(seconds), "seconds per sample of a batch": each, "samples": len(rows), **where}
@@ -229,11 +231,17 @@ def _gathered(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
 
 
 def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What the checker says of scenes (n, ..): whether each is valid and, where a class was asked for, of that one."""
-    seen = recognise(images)
-    if labels is None:
-        return {"valid": seen.valid}
-    return {"valid": seen.valid, "accuracy": seen.valid & (seen.scenes.labels == labels)}
+    """What the checker says of scenes or clips (n, ..): whether each is valid and, where a class was asked for, of that
+    one; of clips also whether they move where they were asked to, valid or not."""
+    if images.ndim == 4:
+        scenes = recognise(images)
+        valid, found = scenes.valid, scenes.scenes.labels
+        moved: dict[str, np.ndarray] = {}
+    else:
+        clips = recognise_clips(images)
+        valid, found = clips.valid, clips.motions.labels
+        moved = {} if labels is None else {"direction": clips.motions.direction == labels % len(DIRECTIONS)}
+    return {"valid": valid} if labels is None else {"valid": valid, "accuracy": valid & (found == labels), **moved}
 
 
 def _floors(bench: Bench) -> dict[Metric, Score]:
@@ -242,28 +250,34 @@ def _floors(bench: Bench) -> dict[Metric, Score]:
     counts = {settings.count for settings in bench.study.cells()}
     classes = {settings.classes for settings in bench.study.cells()}
     balanced = classes == {"balanced"} and bench.model.card.network.classes is not None
-    fresh = bench.reference.fresh(counts.pop(), balanced) if len(counts) == 1 else None
+    metrics = bench.study.metrics
+    if len(frames := {bench.model_of(settings).frames for settings in bench.study.cells()}) > 1:
+        frames, metrics = {bench.study.window}, tuple(m for m in metrics if m == "fvd-window")
+    reference = bench.reference_of(frames.pop())
+    fresh = reference.fresh(counts.pop(), balanced) if len(counts) == 1 and metrics else None
     if fresh is None:
         return {}
     dataset, order = fresh
     samples = {
-        "samples": dataset.description, "fingerprint": fingerprint(bench.study.reference), "count": len(order),
+        "samples": dataset.description, "fingerprint": reference.fingerprint, "count": len(order),
         "balanced": balanced,
     }  # fmt: skip
-    made_by = _measured_by(bench) | samples | {"extractor": bench.extractor.passport()}
+    made_by = _measured_by(bench, reference.frames) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floors-{key_of(made_by)}.json"
     if not path.exists():
-        taps, truth, seen = [], [], 0
+        taps, controls, truth, seen = [], [], [], 0
         for pictures, _ in picture_batches(dataset, bench.study.skip_broken, order):
             taps.append(bench.extractor.taps(pictures, bench.taps()))
+            controls.append(bench.controlled(pictures, seen))
             if bench.truth_known:
                 rows = order[seen : seen + len(pictures)]
-                truth.append(_truth(pictures, sample_scenes(FRESH_SEED, rows).labels))
+                sampled = sample_scenes if pictures.ndim == 4 else sample_motions
+                truth.append(_truth(pictures, sampled(FRESH_SEED, rows).labels))
             seen += len(pictures)
-        scored = _measure(bench, joined(taps), _gathered(truth))
+        scored = _measure(bench, reference.frames, joined(taps), _gathered(truth) | _gathered(controls), metrics)
         files.write_json(path, {metric: score.model_dump() for metric, score in scored.scores.items()})
     found = read_json(path)
-    return {metric: Score(**found[metric]) for metric in bench.study.metrics}
+    return {metric: Score(**found[metric]) for metric in metrics}
 
 
 @dataclass(frozen=True)
@@ -275,18 +289,31 @@ class _Measured:
     marks: dict[Metric, np.ndarray]
 
 
-def _measure(bench: Bench, taps: Taps, truth: Mapping[str, np.ndarray]) -> _Measured:
-    """All scores of a study, of samples with these features, and (N,) booleans for what the truth checker says."""
-    suite = Suite(taps, bench.against, bench.extractor.passport(), bench.study.replicates, bench.shelf.device)
-    found = _Measured({}, {}, {})
-    for metric in bench.study.metrics:
-        if metric in ("valid", "accuracy"):
-            marks = truth[metric].astype(bool)
+def _measure(
+    bench: Bench, frames: int | None, taps: Taps, more: Mapping[str, np.ndarray], metrics: Sequence[Metric]
+) -> _Measured:
+    """Scores of samples with these features, clips of so many frames.
+
+    more: (N,) booleans for what the truth checker says, and (N, d) features of clips as controls look at them.
+    """
+
+    def suite(features: Taps, length: int | None) -> Suite:
+        against, passport = bench.against_of(length), bench.extractor.passport()
+        return Suite(features, against, passport, bench.study.replicates, bench.shelf.device)
+
+    whole, found = suite(taps, frames), _Measured({}, {}, {})
+    for metric in metrics:
+        if metric in TRUTH:
+            marks = more[metric].astype(bool)
             low, high = wilson(int(marks.sum()), len(marks))
             found.scores[metric] = Score(value=float(marks.mean()), low=low, high=high, n=len(marks))
             found.marks[metric] = marks
             continue
-        said = suite.score(metric)
+        if (control := CONTROLS.get(metric)) is not None:
+            length = bench.study.window if control == "window" else frames
+            said = suite(Taps(more[control]), length).score("fvd")
+        else:
+            said = whole.score(metric)
         found.scores[metric] = Score(value=said.value, low=said.low, high=said.high, n=said.n)
         if said.replicates.size:
             found.replicates[metric] = said.replicates.tolist()
@@ -295,12 +322,14 @@ def _measure(bench: Bench, taps: Taps, truth: Mapping[str, np.ndarray]) -> _Meas
     return found
 
 
-def _measured_by(bench: Bench) -> dict[str, Any]:
-    """What decides a score besides the samples and the features."""
-    return {
-        "moments": [hashlib.sha256(m.tobytes()).hexdigest() for m in bench.statistics.gaussian],
-        "points": None if (points := bench.against.features) is None else hashlib.sha256(points.tobytes()).hexdigest(),
-        "reference": bench.statistics.passport,
+def _measured_by(bench: Bench, frames: int | None) -> dict[str, Any]:
+    """What decides a score, of clips of so many frames, besides the samples and the features."""
+    against = bench.against_of(frames)
+    window = {} if bench.study.window is None else {"window": bench.study.window}
+    return window | {
+        "moments": [hashlib.sha256(m.tobytes()).hexdigest() for m in against.statistics.gaussian],
+        "points": None if (points := against.features) is None else hashlib.sha256(points.tobytes()).hexdigest(),
+        "reference": against.statistics.passport,
         "metrics": bench.study.metrics,
         "replicates": bench.study.replicates,
     }
@@ -308,13 +337,15 @@ def _measured_by(bench: Bench) -> dict[str, Any]:
 
 def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]:
     """The cell's record of scores: read, or measured and written last of all."""
-    measured_by = key_of(_measured_by(bench))
+    frames = bench.model_of(settings).frames
+    measured_by = key_of(_measured_by(bench, frames))
     record = cell.get("result")
     if record is not None and record.get("measured_by") == measured_by:
         return record
-    asked = [metric for metric in ("valid", "accuracy") if metric in bench.study.metrics]
+    asked: list[str] = [*(metric for metric in TRUTH if metric in bench.study.metrics), *bench.controls]
     taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
-    found = _measure(bench, taps, {metric: cell.gather(metric) for metric in asked})
+    more = {name: cell.gather(name) for name in asked}
+    found = _measure(bench, frames, taps, more, bench.study.metrics)
     record = {
         "measured_by": measured_by,
         "scores": {metric: score.model_dump() for metric, score in found.scores.items()},

@@ -16,7 +16,13 @@ from difflab.core.names import Course, SamplerName, Spacing
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 
-Metric = Literal["fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy"]
+Metric = Literal[
+    "fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy",
+    "fvd", "fvd-window", "fvd-frozen", "fvd-shuffled", "kvd", "direction",
+]  # fmt: skip
+Control = Literal["window", "frozen", "shuffled"]
+CONTROLS: dict[Metric, Control] = {"fvd-window": "window", "fvd-frozen": "frozen", "fvd-shuffled": "shuffled"}
+TRUTH: tuple[Metric, ...] = ("valid", "accuracy", "direction")  # what the truth checker says
 Scalar = int | float | str | bool | None
 
 
@@ -26,7 +32,8 @@ class Settings(BaseModel):
     For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
     1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.
 
-    count: samples a cell; seed: of their noise, common to all cells unless it is an axis.
+    frames: of clips, None is as many as the model was trained on; count: samples a cell; seed: of their noise, common
+    to all cells unless it is an axis.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +51,7 @@ class Settings(BaseModel):
     guidance_high: Annotated[float, Gt(0.0)] | None = None
     guidance_rescale: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
     guidance_course: Course = "constant"
+    frames: Annotated[int, Gt(0)] | None = None
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000
 
@@ -62,7 +70,10 @@ class Study(BaseModel):
     archive, lmdb or statistics .npz; split: of a reference that has several; features: the network that FD is
     measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
     Inception's), `kid`, `is`, `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and
-    `accuracy`, whether a scene is of the class asked for; skip_broken: pass over pictures of the reference that
+    `accuracy`, whether a scene is of the class asked for; of clips `fvd` and `kvd` (called FD and KID unless the
+    features are I3D's), `fvd-window`, of the first `window` frames alone, so that clips of different lengths compare,
+    `fvd-frozen` and `fvd-shuffled`, the controls that tell whether motion is seen, and on `shapes` `direction`, whether
+    a clip moves where it was asked to; skip_broken: pass over pictures of the reference that
     cannot be decoded; keep: samples kept as pictures; chunk: samples written at a time; replicates: of the
     bootstrap.
     """
@@ -80,6 +91,7 @@ class Study(BaseModel):
     base: Settings = Settings()
     axes: dict[str, list[Scalar]]
     metrics: Annotated[tuple[Metric, ...], MinLen(1)] = ("fid",)
+    window: Annotated[int, Gt(1)] | None = None
     skip_broken: bool = False
     keep: Annotated[int, Ge(0)] = 64
     chunk: Annotated[int, Gt(0)] = 250
@@ -108,6 +120,12 @@ class Study(BaseModel):
             if len(set(values)) != len(values):
                 raise ValueError(f"axis {name!r} has a value twice")
         return axes
+
+    @model_validator(mode="after")
+    def _window_is_told(self) -> Study:
+        if "fvd-window" in self.metrics and self.window is None:
+            raise ValueError("window is missing, but the metric fvd-window needs the number of frames that it looks at")
+        return self
 
     @model_validator(mode="after")
     def _cells_are_sound(self) -> Study:

@@ -191,7 +191,7 @@ class DiffusionRecipe(Recipe):
 
 
 class FeaturesRecipe(Recipe):
-    """A feature network: a classifier of the data's labels or, on `shapes`, of the attributes of a scene.
+    """A feature network: a classifier of the data's labels or, on `shapes`, of the attributes of a scene or clip.
 
     heads: attribute -> number of classes; width: of its first layer; dim: of its features; noise: largest share of
     Gaussian noise mixed into training pictures, so that the features also grade unclean ones.

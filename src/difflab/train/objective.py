@@ -14,6 +14,7 @@ from difflab.core.posterior import Posteriors
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents
 from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, sample_scenes
+from difflab.data.shapes_clips import DIRECTIONS, SPEEDS, sample_motions
 from difflab.data.transforms import Pixels, scale_unit
 from difflab.errors import DifflabError, suggest
 from difflab.nets.autoencoder import KLAutoencoder, Posterior
@@ -133,12 +134,13 @@ class FeaturesObjective:
 
     def build(self) -> nn.Module:
         """The network with its initial weights."""
-        return SmallFeatures(SmallFeaturesConfig(self.recipe.width, self.recipe.dim, dict(self.recipe.heads)))
+        r = self.recipe
+        return SmallFeatures(SmallFeaturesConfig(r.width, r.dim, dict(r.heads), r.data.frames is not None))
 
     def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
         """Pictures with noise, and the right answer of each head."""
         x = encode(batch.pictures)
-        share = torch.rand(len(x), 1, 1, 1, generator=generator) * self.recipe.noise
+        share = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator) * self.recipe.noise
         x = torch.lerp(x, torch.randn(x.shape, generator=generator), share)
         targets = self._targets(batch)
         return tuple(part.to(device) for part in (x, *(targets[head] for head in self.recipe.heads)))
@@ -154,6 +156,8 @@ class FeaturesObjective:
         return torch.stack(losses).sum()
 
     def _targets(self, batch: Batch) -> dict[str, Tensor]:
+        if self.recipe.data.source == "shapes" and self.recipe.data.frames is not None:
+            return motion_targets(self.recipe.data.seed, batch.indices)
         if self.recipe.data.source == "shapes":
             return scene_targets(self.recipe.data.seed, batch.indices)
         return {head: torch.from_numpy(batch.labels) for head in self.recipe.heads}
@@ -199,10 +203,20 @@ SCENE_HEADS = {  # what can be asked of a scene, and how many answers there are
 }
 
 
+MOTION_HEADS = {  # and of a clip
+    "background": len(BACKGROUNDS),
+    "kind": len(KINDS),
+    "colour": len(COLOURS),
+    "size": len(SIZES),
+    "direction": len(DIRECTIONS),
+    "speed": len(SPEEDS),
+}
+
+
 def check_heads(recipe: FeaturesRecipe, dataset: Dataset) -> None:
     """Raise DifflabError unless `dataset` has the labels that the heads of `recipe` are to learn, in that number."""
     if recipe.data.source == "shapes":
-        known = SCENE_HEADS
+        known = SCENE_HEADS if recipe.data.frames is None else MOTION_HEADS
     else:
         known = dict.fromkeys(recipe.heads, _count_classes(dataset))
     for head, classes in recipe.heads.items():
@@ -264,6 +278,12 @@ def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
         values = {"kind": scenes.kind[:, j], "colour": scenes.colour[:, j], "size": scenes.size[:, j], "place": place}
         targets |= {f"{shape} {name}": np.where(absent, -1, value) for name, value in values.items()}
     return {name: torch.from_numpy(value) for name, value in targets.items()}
+
+
+def motion_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
+    """Attributes of clips as classification targets (N,)."""
+    motions = sample_motions(seed, indices)
+    return {name: torch.from_numpy(getattr(motions, name)) for name in MOTION_HEADS}
 
 
 def _pixels(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -14,7 +14,7 @@ from difflab.errors import DifflabError
 from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.codec import Codec, LatentCodec, PixelCodec
-from difflab.zoo.families import FAMILIES, Family
+from difflab.zoo.families import FAMILIES, Family, UNet3DConfig
 from difflab.zoo.weights import fill, hash_weights
 
 
@@ -39,6 +39,31 @@ class Model:
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample in model space."""
         return self.card.network.sample_shape
+
+    def with_frames(self, frames: int | None) -> Model:
+        """The same model for clips of another length; None is the length it was trained on.
+
+        Raises DifflabError for a model of pictures, and for a number that is not positive.
+        """
+        if frames is None:
+            return self
+        network = self.card.network
+        if not isinstance(network, UNet3DConfig):
+            raise DifflabError(f"{self.card.name}: is a model of pictures, which have no frames; leave them out.")
+        if frames < 1:
+            raise DifflabError(f"{self.card.name}: {frames} frames were asked for, but a clip has at least one.")
+        longer = self.card.model_copy(update={"network": network.model_copy(update={"num_frames": frames})})
+        return replace(self, card=longer)
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of a sample; None for a model of pictures."""
+        return self.shape[1] if len(self.shape) == 4 else None
+
+    @property
+    def steps(self) -> int:
+        """Sampler steps where none are asked for: the family's own, or all there are."""
+        return min(self.family.steps, self.schedule.timesteps)
 
     @property
     def bounded(self) -> bool:

@@ -118,6 +118,8 @@ def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
     points = path_of(model.schedule, grid_of(model, draw))
     if draw.sampler == "ddpm" and model.card.variance == "learned" and len(points) == 2:
         raise DifflabError("steps is 1, but a learned variance lies between those of two steps; take at least 2.")
+    if draw.percentile is not None and not 0.0 < draw.percentile <= 1.0:
+        raise DifflabError(f"percentile is {draw.percentile:g}, but must lie above 0 and not above 1.")
     _check_classes(model, draw)
     return sampler, points
 
@@ -244,7 +246,7 @@ def sample(
     """
     low, high = guidance_interval or (0.0, None)
     how = Guidance(guidance, guidance_channels, low, high, guidance_rescale, guidance_course)
-    steps = model.family.steps if steps is None else steps
+    steps = model.steps if steps is None else steps
     draw = Draw(
         sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how,
         percentile,

@@ -1,0 +1,123 @@
+"""Studies of clips, on an untrained network: what is measured, against what, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from difflab.data.shapes_clips import ShapesClips
+from difflab.errors import DifflabError
+from difflab.report.page import Chapter, build_book
+from difflab.score.fvd import frozen, shuffled, with_ddof
+from difflab.score.metrics import frechet_features
+from difflab.study.measure import open_extractor
+from difflab.study.run import run_study
+from difflab.study.spec import Study
+from difflab.zoo.card import Card
+from difflab.zoo.checkpoint import save_checkpoint
+from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
+
+pytestmark = pytest.mark.filterwarnings("ignore:FD:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    config = UNet3DConfig(
+        image_size=32, num_frames=4, dim=8, dim_mults=(1,), attn_heads=1, attn_dim_head=8, cond_dim=4, num_classes=16,
+        patch=8, use_sparse_linear_attn=False,
+    )  # fmt: skip
+    card = Card(name="tiny", family="unet3d", network=config, schedule=ScheduleConfig(name="cosine", timesteps=50))
+    path = tmp_path_factory.mktemp("clips") / "tiny.safetensors"
+    save_checkpoint(path, card, FAMILIES["unet3d"].build(config).state_dict())
+    return str(path)
+
+
+def study(model: str, **changes) -> Study:
+    fields = {
+        "name": "clips", "model": model, "reference": "shapes", "base": {"count": 6, "steps": 2, "classes": "balanced"},
+        "axes": {"steps": [1, 2]}, "metrics": ["fvd"], "keep": 4, "chunk": 4, "replicates": 5,
+    }  # fmt: skip
+    return Study.model_validate({**fields, **changes})
+
+
+def test_every_view_of_clips_is_scored_with_its_floor(model, tmp_path):
+    metrics = ["fvd", "fvd-shuffled", "fvd-frozen", "kvd", "direction", "accuracy", "valid"]
+    asked = study(model, metrics=metrics, base={"count": 80, "steps": 2, "classes": "balanced"})
+    result = run_study(asked, tmp_path, device="cpu")
+    assert list(result.floors) == metrics
+    assert result.metric_names["fvd"] == "FD (shapes-clip)"
+    assert result.metric_names["fvd-frozen"] == "FD (shapes-clip), frames frozen"
+    assert result.floors["direction"].value == result.floors["valid"].value == 1.0
+    assert result.floors["fvd"].value < result.floors["fvd-shuffled"].value < result.floors["fvd-frozen"].value
+    assert all(row.scores["fvd"].value > result.floors["fvd"].value for row in result.rows)
+    assert result.cell(result.rows[0]).pictures(9).shape == (4, 4, 32, 32, 3)
+    assert "--frames" not in result.rows[0].command
+    page = build_book([Chapter("vdm", [result])], tmp_path / "report").read_text()
+    assert page.count("data:image/png;base64") == 2
+    assert "What “timesteps” means" in page
+
+
+def test_lengths_compare_by_their_first_frames(model, tmp_path):
+    """Each length has real clips of its own, and in the window all have the same."""
+    asked = study(model, metrics=["fvd-window", "fvd"], axes={"frames": [3, 6]}, window=3)
+    result = run_study(asked, tmp_path, device="cpu")
+    short, long = result.rows
+    assert short.scores["fvd"].value == pytest.approx(short.scores["fvd-window"].value)
+    assert long.scores["fvd"].value != pytest.approx(long.scores["fvd-window"].value)
+    assert list(result.floors) == ["fvd-window"]
+    assert long.command.endswith("--frames 6 -n 6 --seed 0 --out samples.npz")
+    assert [result.cell(row).pictures(1).shape[1] for row in result.rows] == [3, 6]
+    build_book([Chapter(None, [result])], tmp_path / "report")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"metrics": ["fid"]}, "the metric 'fid' is one of pictures, but tiny draws clips; take fvd"),
+        ({"features": "shapes-image"}, "tiny draws clips, but the features shapes-image are of pictures"),
+        ({"metrics": ["fvd-window"], "window": 5}, "window is 5, but the shortest clips have 4 frames"),
+    ],
+)
+def test_clips_are_not_measured_as_pictures(model, changes, words, tmp_path):
+    with pytest.raises(DifflabError, match=words):
+        run_study(study(model, **changes), tmp_path)
+    assert not (tmp_path / "cells").exists()
+
+
+def test_pictures_are_not_measured_as_clips(tmp_path):
+    for changes, words in (
+        ({"metrics": ["fvd"]}, "the metric 'fvd' is one of clips, but shapes-unet2d draws pictures; take fid"),
+        ({"metrics": ["fid"], "axes": {"frames": [4]}}, "is a model of pictures, which have no frames"),
+    ):
+        with pytest.raises(DifflabError, match=words):
+            run_study(study("shapes-unet2d", base={"count": 6}, **changes), tmp_path)
+    with pytest.raises(ValueError, match="window is missing"):
+        study("shapes-unet2d", metrics=["fvd-window"])
+
+
+def test_the_clip_features_see_motion():
+    """Order, and movement at all: real clips shuffled or frozen are farther from real clips than others are."""
+    extractor = open_extractor("shapes-clip")
+    real = extractor(ShapesClips(frames=8, seed=1).batch(np.arange(600))[0])
+    fresh = ShapesClips(frames=8, seed=2).batch(np.arange(300))[0]
+    found = [frechet_features(extractor(clips), real) for clips in (fresh, shuffled(fresh, 0), frozen(fresh))]
+    assert found[0] < 0.6 * found[1] < 0.6 * found[2]
+    np.testing.assert_array_equal(np.sort(shuffled(fresh[:2], 0), axis=1), np.sort(fresh[:2], axis=1))
+    np.testing.assert_array_equal(shuffled(fresh[:6], 0)[4:], shuffled(fresh[4:6], 0, first=4))
+
+
+def test_ddof_zero_is_the_covariance_over_n():
+    x = np.random.default_rng(0).normal(size=(10, 3))
+    np.testing.assert_allclose(np.cov(with_ddof(x, 0).T), np.cov(x.T, ddof=0))
+    np.testing.assert_allclose(with_ddof(x, 0).mean(0), x.mean(0))
+
+
+def test_a_folder_named_after_the_study_keeps_its_clips(model, tmp_path: Path):
+    run_study(study(model), tmp_path, device="cpu")
+    again = run_study(study(model), tmp_path, device="cpu")
+    assert len(list((tmp_path / "cells").iterdir())) == 2
+    assert [row.scores for row in again.rows] == [row.scores for row in run_study(study(model), tmp_path).rows]
