@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from difflab.data.writers import FRAME_RATE
 from difflab.report import words
 from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
@@ -42,6 +41,7 @@ _DISTANCES: tuple[Metric, ...] = (
     "kvd",
 )  # may span decades
 _MOST_COLUMNS = 10
+_FRAME_MILLISECONDS = 125  # of films
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "difflab",
@@ -366,7 +366,7 @@ class Film:
 
         buffer = io.BytesIO()
         first, *rest = map(Image.fromarray, self.frames)
-        first.save(buffer, "PNG", save_all=True, append_images=rest, duration=1000 // FRAME_RATE, loop=0)
+        first.save(buffer, "PNG", save_all=True, append_images=rest, duration=_FRAME_MILLISECONDS, loop=0)
         data = base64.b64encode(buffer.getvalue()).decode()
         left, bottom, broad, tall = self.box
         place = f'x="{left * width:.2f}" y="{(1 - bottom - tall) * height:.2f}" width="{broad * width:.2f}"'
