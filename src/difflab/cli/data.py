@@ -20,13 +20,15 @@ def names(context: typer.Context) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    from difflab.data.clips import FILM_SETS
     from difflab.data.sources import KNOWN, REFERENCE_BATCHES, SHAPES, data_root
 
     table = Table("name", "here", Column("where", overflow="fold"), Column("from", overflow="fold"), box=None)
     table.add_row(SHAPES, "yes", "drawn on the fly", "ships with difflab")
-    for name, known in KNOWN.items():
+    origins = {**{name: known.origin for name, known in KNOWN.items()}, **FILM_SETS}
+    for name, origin in origins.items():
         place = data_root() / name
-        table.add_row(name, "yes" if place.is_dir() else "", str(place), known.origin)
+        table.add_row(name, "yes" if place.is_dir() else "", str(place), origin)
     Console().print(table)
     print("Named data sets are looked for in $DIFFLAB_DATA where it is set.\n")
     batches = Table("reference batches of ADM, given by their path", Column("from", overflow="fold"), box=None)

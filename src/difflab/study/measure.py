@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from difflab import files
+from difflab.data.clips import Window, films_fingerprint, open_clips
 from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.shapes_clips import ShapesClips, clips_fingerprint, sample_motions
@@ -91,6 +92,8 @@ class Reference:
             raise DifflabError(f"{SHAPES}: has no splits, {self.split!r} was asked for; leave the split out.")
         if self.source == SHAPES:
             return self._scenes(**SHAPES_REFERENCE)
+        if self.frames is not None:
+            return open_clips(self.source, Window(self.frames), self.size or 64, split=self.split)
         return open_data(self.source, split=self.split, size=self.size)
 
     def _scenes(self, count: int, seed: int) -> Shapes | ShapesClips:
@@ -101,7 +104,9 @@ class Reference:
     @property
     def fingerprint(self) -> str:
         """What tells whether the data are still the same."""
-        return clips_fingerprint() if self.source == SHAPES and self.frames else fingerprint(self.source)
+        if self.frames is None:
+            return fingerprint(self.source)
+        return clips_fingerprint() if self.source == SHAPES else films_fingerprint(self.source)
 
     def statistics(self, extractor: Extractor, cache: Path | None = None) -> Statistics:
         """Moments of its features: read from the file, from what ships, from `cache`, or computed and cached there."""
@@ -163,9 +168,10 @@ class Reference:
         if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
         try:
-            other = open_data(self.source, split=_OTHER_SPLIT[self.split], size=self.size)
+            other = Reference(self.source, _OTHER_SPLIT[self.split], self.size, frames=self.frames).dataset
         except DifflabError:  # only this split is on the machine
             return None
+        assert other is not None
         order = np.random.default_rng(FRESH_SEED).permutation(len(other))[:count]
         return (other, order) if len(order) == count else None
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, SerializeAsAny, ValidationInfo, fiel
 from difflab.core.loss import Error, Reduction, Weighting
 from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
+from difflab.data.clips import Short
 from difflab.data.dataset import Crop
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
@@ -35,7 +36,8 @@ class DataConfig(_Strict):
     """source: a data set name, folder or archive (see `data.sources`); size: pixels of the side; crop: how
     pictures are brought to it, None is as usual for the data (see `data.dataset.Transform`); flip: mirror half of
     the pictures; split: for sources that have one; seed: of the world `shapes`; dequantization: noise below a grey
-    level, as ermongroup/ddim can add it (see `data.transforms`); frames: of clips, None for pictures."""
+    level, as ermongroup/ddim can add it (see `data.transforms`); frames: of clips, None for pictures; of films: stride,
+    fps, short: see `data.clips.Window`."""
 
     source: str
     size: Positive = 32
@@ -45,6 +47,17 @@ class DataConfig(_Strict):
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
     dequantization: Literal["uniform", "gaussian"] | None = None
     frames: Positive | None = None
+    stride: Positive = 1
+    fps: Annotated[float, Gt(0.0)] | None = None
+    short: Short = "drop"
+
+    @model_validator(mode="after")
+    def _films_are_of_clips(self) -> DataConfig:
+        if self.frames is None and (self.stride, self.fps, self.short) != (1, None, "drop"):
+            raise ValueError(
+                "stride, fps and short are told, but no frames, which make clips; give frames, or leave them"
+            )
+        return self
 
 
 class OptimConfig(_Strict):

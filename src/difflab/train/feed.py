@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from difflab.data.clips import Clips
 from difflab.data.dataset import Dataset, Item
 from difflab.data.latents import Latents
 from difflab.data.shapes import Shapes
@@ -64,7 +65,7 @@ class Feed:
         self._threads = ThreadPoolExecutor(workers)
         self._ahead: tuple[int, Future[Batch]] | None = None
         self._one_at_a_time = ThreadPoolExecutor(1)
-        drawn = isinstance(dataset, Shapes | ShapesClips | Latents)
+        drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames
         self._decoded = self._decode_all() if not drawn and self._fits() else None
 
     def at(self, step: int) -> Batch:
@@ -94,18 +95,22 @@ class Feed:
         if isinstance(self.dataset, Latents):
             moments, labels = self.dataset.batch(indices, mirrored)
             return Batch(np.empty(0, np.uint8), labels, indices, moments)
-        pictures, labels = self._read(indices)
+        pictures, labels = self._read(indices, step)
         if self.flip:
             coin = mirrored.reshape(-1, *[1] * (pictures.ndim - 1))
             pictures = np.where(coin, pictures[..., ::-1, :], pictures)
         return Batch(np.ascontiguousarray(pictures), labels, indices)
 
-    def _read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, indices: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self.dataset, Shapes | ShapesClips):
             return self.dataset.batch(indices)
         if self._decoded is not None:
             return self._decoded[0][indices], self._decoded[1][indices]
-        items = list(self._threads.map(_item_of(self.dataset), indices.tolist()))
+        if isinstance(self.dataset, Clips):
+            seeds = [(self.seed, step, self.rank, place) for place in range(len(indices))]
+            items = list(self._threads.map(self.dataset.item, indices.tolist(), seeds))
+        else:
+            items = list(self._threads.map(_item_of(self.dataset), indices.tolist()))
         return np.stack([item.x for item in items]), np.array([-1 if i.label is None else i.label for i in items])
 
     def _fits(self) -> bool:

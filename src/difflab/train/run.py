@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from difflab import files
+from difflab.data.clips import Window, open_clips
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents, is_latents
 from difflab.data.shapes import Shapes
@@ -129,6 +130,9 @@ def _open(data: DataConfig) -> Dataset | Latents:
         return ShapesClips(data.size, data.frames, seed=data.seed)
     if data.source == SHAPES:
         return Shapes(data.size, seed=data.seed)
+    if data.frames is not None:
+        window = Window(data.frames, data.stride, data.fps, short=data.short)
+        return open_clips(data.source, window, data.size, split=data.split, crop=data.crop or "center-short")
     return open_data(data.source, size=data.size, split=data.split, crop=data.crop)
 
 

@@ -1,0 +1,277 @@
+"""Clips: windows of a data set's films, brought to one length and size.
+
+Known layouts are UCF101 (`ucfTrainTestlist` beside `UCF-101`) and Something-Something V2 (`labels` beside
+`20bn-something-something-v2`); any other folder of films, or of folders of frames, is read as it lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from difflab.data.dataset import Crop, Item, Transform
+from difflab.data.films import Film, index_films, is_film, is_frame_folder, read_frames
+from difflab.data.sources import data_root
+from difflab.errors import DifflabError, suggest
+
+Start = Literal["random", "first", "middle"]
+Short = Literal["drop", "repeat", "loop"]
+
+FILM_SETS = {  # data sets of films that have a name, and where they can be had
+    "ucf101": "UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip (unpacked) from https://www.crcv.ucf.edu/data/UCF101.php",
+    "something-something-v2": "20bn-something-something-v2 and labels (unpacked) from"
+    " https://www.qualcomm.com/developer/software/something-something-v-2-dataset",
+}
+_SPLITS = ("train", "training", "val", "valid", "validation", "test")
+_UCF, _UCF_LISTS = "UCF-101", "ucfTrainTestlist"
+_SSV2, _SSV2_LABELS = "20bn-something-something-v2", "labels"
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which frames of a film make a clip.
+
+    frames: of the clip; stride: every how manieth frame of the film; fps: frames a second that the film is brought to
+    before, by taking the nearest ones, None is its own; start: where the window lies; short: what is done with a film
+    that is shorter: it is dropped, its last frame repeated, or it begins anew.
+    """
+
+    frames: int
+    stride: int = 1
+    fps: float | None = None
+    start: Start = "random"
+    short: Short = "drop"
+
+    def __post_init__(self) -> None:
+        if self.frames < 1 or self.stride < 1 or (self.fps is not None and self.fps <= 0):
+            raise DifflabError(
+                f"a clip of {self.frames} frames, stride {self.stride}, fps {self.fps}: all must be positive."
+            )
+
+    def _rate(self, film: Film) -> float:
+        """Frames of the film between two frames of the clip."""
+        return self.stride * (film.rate / self.fps if self.fps and film.rate else 1.0)
+
+    def span(self, film: Film) -> int:
+        """Frames of the film that a clip reaches over."""
+        return round((self.frames - 1) * self._rate(film)) + 1
+
+    def numbers(self, film: Film, seed: Sequence[int]) -> np.ndarray:
+        """The film's frames (frames,) that make a clip, ascending but where a short film begins anew."""
+        room = film.frames - self.span(film)
+        if room < 0:
+            wanted = np.rint(np.arange(self.frames) * self._rate(film)).astype(np.int64)
+            return wanted % film.frames if self.short == "loop" else np.minimum(wanted, film.frames - 1)
+        begin = {"first": 0, "middle": room // 2}.get(self.start)
+        if begin is None:
+            begin = int(np.random.default_rng(list(seed)).integers(room + 1))
+        return begin + np.rint(np.arange(self.frames) * self._rate(film)).astype(np.int64)
+
+    def __str__(self) -> str:
+        every = f", stride {self.stride}" if self.stride > 1 else ""
+        rate = f", at {self.fps:g} frames a second" if self.fps else ""
+        return f"{self.frames} frames{every}{rate}, {self.start} start, short films: {self.short}"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Films of a data set by name below `root`, with a class number and a caption each where there are such."""
+
+    root: Path
+    what: str
+    names: list[str]
+    labels: list[int | None]
+    captions: list[str | None]
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A data set of clips, one of each film; which window, `item` decides by a seed, `[]` by the film's number.
+
+    films that are broken, and short ones unless they are filled up, are left out and told in the `description`.
+    """
+
+    listed: Listed
+    window: Window
+    transform: Transform
+    films: list[Film] = field(default_factory=list)
+    kept: list[int] = field(default_factory=list)
+    description: str = ""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes."""
+        return self.listed.classes
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.item(index, (0, index))
+
+    def item(self, index: int, seed: Sequence[int]) -> Item:
+        """A clip of film `index`, its window by `seed` where that is random."""
+        if not 0 <= index < len(self.kept):
+            raise IndexError(index)
+        number = self.kept[index]
+        film = self.films[number]
+        frames = read_frames(self.listed.root, film, self.window.numbers(film, seed))
+        x = np.stack([self.transform(frame) for frame in frames])
+        return Item(x, self.listed.labels[number], self.listed.captions[number], film.name)
+
+
+def open_clips(
+    source: str | Path, window: Window, size: int, *, split: str | None = None, crop: Crop = "center-short"
+) -> Clips:
+    """The clips of a folder.
+
+    Args:
+        source: UCF101's folder, Something-Something V2's, or any folder of films.
+        window: which frames make a clip.
+        size, crop: how frames are brought to size x size pixels.
+        split: `train` or `test` for UCF101's first lists, `train2`, .. for others; `train` or `validation` for
+            Something-Something; for other folders a subfolder of that name. None is all.
+
+    Raises DifflabError if there is no such folder or split, or no film in it can be used.
+    """
+    root = _home(source)
+    listed = _listed(root, split)
+    films = index_films(listed.root, listed.names)
+    broken = [film for film in films if film.problem]
+    short = [f for f in films if not f.problem and window.short == "drop" and f.frames < window.span(f)]
+    out = {film.name for film in (*broken, *short)}
+    kept = [i for i, film in enumerate(films) if film.name not in out]
+    if not kept:
+        first = f"{broken[0].name} {broken[0].problem}" if broken else f"the longest has {_longest(short)}"
+        raise DifflabError(
+            f"{source}: none of {len(films)} films has a clip of {window.frames} frames ({first}); take fewer frames, "
+            "or fill short films up by short: repeat or loop."
+        )
+    lost = [f"{len(broken)} broken ({broken[0].name} {broken[0].problem})"] if broken else []
+    lost += [f"{len(short)} too short"] if short else []
+    left = f"; left out: {', '.join(lost)}" if lost else ""
+    transform = Transform(size, crop)
+    told = f"{len(kept)} clips of {listed.what} ({window}; {transform}){left}"
+    return Clips(listed, window, transform, films, kept, told)
+
+
+def films_fingerprint(source: str | Path) -> str:
+    """What tells whether a data set still has the same films: a hash of their names, sizes and times."""
+    listed = _listed(_home(source), None)
+    films = index_films(listed.root, listed.names)
+    return hashlib.sha256("\n".join(f"{film.name} {film.state}" for film in films).encode()).hexdigest()[:16]
+
+
+def _home(source: str | Path) -> Path:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if source in FILM_SETS:
+        home = data_root() / str(source)
+        if home.is_dir():
+            return home
+        raise DifflabError(
+            f"Data set {str(source)!r} is not on this machine: get {FILM_SETS[str(source)]} and put it into {home}."
+        )
+    raise DifflabError(
+        f"{source}: no such folder; clips are read from a folder of films.{suggest(str(source), FILM_SETS)}"
+    )
+
+
+def _longest(films: Sequence[Film]) -> str:
+    return f"{max(film.frames for film in films)} frames" if films else "none"
+
+
+def _listed(root: Path, split: str | None) -> Listed:
+    home = root.parent if root.name in (_UCF, _SSV2) else root
+    if (home / _UCF).is_dir() and (home / _UCF_LISTS).is_dir():
+        return _ucf101(home, split)
+    if (home / _SSV2).is_dir() and (home / _SSV2_LABELS).is_dir():
+        return _something(home, split)
+    return _folder(root, split)
+
+
+def _ucf101(home: Path, split: str | None) -> Listed:
+    """By the official lists. The class is the folder's: film names spell HandstandPushups another way."""
+    lists, root = home / _UCF_LISTS, home / _UCF
+    classes = tuple(line.split()[1] for line in _lines(lists / "classInd.txt"))
+    if split is None:
+        names = [str(path.relative_to(root)) for path in sorted(root.glob("*/*")) if is_film(path)]
+    else:
+        match = re.fullmatch(r"(train|test)([123]?)", split)
+        path = lists / (f"{match[1]}list0{match[2] or 1}.txt" if match else "")
+        if not path.is_file():
+            raise DifflabError(
+                f"{home}: UCF101 has no split {split!r}; it has train, test, train2, test2, train3, test3."
+            )
+        names = [line.split()[0] for line in _lines(path)]
+        names = [name for name in names if (root / name).is_file()]  # a part of the films will do
+    labels = [classes.index(name.split("/")[0]) if name.split("/")[0] in classes else None for name in names]
+    what = f"UCF101, {f'split {split}' if split else 'all'}"
+    return Listed(root, what, names, list(labels), [None] * len(names), classes)
+
+
+def _something(home: Path, split: str | None) -> Listed:
+    """With the sentence as caption and the template's number as class."""
+    labels, root = home / _SSV2_LABELS, home / _SSV2
+    numbers = {name: int(number) for name, number in _json(labels / "labels.json").items()}
+    parts = ["train", "validation"] if split is None else [split]
+    records: list[dict[str, Any]] = []
+    for part in parts:
+        path = next(
+            (p for p in (labels / f"{part}.json", labels / f"something-something-v2-{part}.json") if p.is_file()), None
+        )
+        if path is None:
+            raise DifflabError(f"{home}: has no labels of a split {part!r}.{suggest(part, ['train', 'validation'])}")
+        records += _json(path)
+    records = [record for record in records if (root / f"{record['id']}.webm").is_file()]
+    plain = [str(record.get("template", "")).replace("[", "").replace("]", "") for record in records]
+    return Listed(
+        root, f"Something-Something V2, {split or 'all'}", [f"{record['id']}.webm" for record in records],
+        [numbers.get(template) for template in plain], [record.get("label") for record in records],
+        tuple(sorted(numbers, key=lambda name: numbers[name])),
+    )  # fmt: skip
+
+
+def _folder(root: Path, split: str | None) -> Listed:
+    """All films below a folder; where all lie in folders of it, these are the classes."""
+    parts = [name for name in _SPLITS if (root / name).is_dir()]
+    if split is not None and parts:  # a folder without such parts is one whole
+        if split not in parts:
+            raise DifflabError(f"{root}: has no split {split!r}, but {', '.join(parts)}.{suggest(split, parts)}")
+        root = root / split
+    found = sorted({*(p for p in root.rglob("*") if p.is_file() and is_film(p)), *_frame_folders(root)})
+    if not found:
+        raise DifflabError(f"{root}: no films in this folder; expected .avi, .mp4, .webm, .gif, or folders of frames.")
+    names = [path.relative_to(root).as_posix() for path in found]
+    heads = [name.split("/")[0] for name in names]
+    classes = tuple(sorted(set(heads))) if all("/" in name for name in names) else None
+    labels: list[int | None] = [classes.index(head) if classes else None for head in heads]
+    return Listed(root, f"{len(names)} films in {root}", names, labels, [None] * len(names), classes)
+
+
+def _frame_folders(root: Path) -> list[Path]:
+    return [path for path in (root, *root.rglob("*")) if path.is_dir() and path != root and is_frame_folder(path)]
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines that say something; the official lists end theirs in CRLF."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise DifflabError(f"{path}: cannot be read ({error.strerror}); UCF101's lists belong there.") from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DifflabError(f"{path}: cannot be read as JSON; copy or download it again.") from error
