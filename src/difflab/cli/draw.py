@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from difflab.zoo.model import Model
-    from difflab.zoo.sampling import Classes
+    from difflab.zoo.sampling import Classes, Draw
 
 
 def sample(
@@ -39,6 +39,10 @@ def sample(
     guidance_course: Annotated[str, typer.Option(help=f"{one_of(Course)}: how the scale goes from noise to data.")] = "constant",
     percentile: Annotated[float | None, typer.Option(help="Dynamic thresholding: clamp each sample at this percentile of |x0|, 0 to 1.")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames of each clip; as many as the model was trained on when left out.")] = None,
+    extend: Annotated[int | None, typer.Option(help="Go on, block by block, to clips of so many frames.")] = None,
+    init_frames: Annotated[Path | None, typer.Option(help="Begin with the frames of this film or folder of frames.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="Frames that a block begins with; half a clip when left out, or all given ones.")] = None,
+    reconstruction: Annotated[float, typer.Option(help="Weight with which known frames guide the others; 0 only puts them in their place.")] = 1.0,
     seed: Seed = 0,
     batch: Batch = 64,
     config: Config = None,
@@ -79,6 +83,10 @@ def sample(
     null = loaded.card.network.null_class
     if null is not None and not isinstance(draw.classes, str) and null in draw.classes:
         print(f"Class {null} is 'no class': samples of it are unconditional.")
+    if extend is not None or init_frames is not None:
+        batches = _going_on(loaded, draw, n, seed, batch, extend, init_frames, overlap, reconstruction)
+        print(f"{save_samples(out, with_bar(batches, n, 'clips'))} clips in {out}")
+        return
     if out.suffix == ".npz" and not out.is_dir():
         with bar_to(n, "samples") as watch:
             draw_npz(out, loaded, draw, n=n, seed=seed, batch=batch, watch=watch)
@@ -88,6 +96,32 @@ def sample(
     batches = sample_batches(loaded, draw, seed, range(n), batch)
     count = save_samples(out, with_bar(batches, n, "samples"))
     print(f"{count} samples in {out}")
+
+
+def _going_on(
+    model: Model, draw: Draw, n: int, seed: int, batch: int, length: int | None, init: Path | None, overlap: int | None,
+    weight: float,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Clips that begin with given frames, or with drawn ones, and are continued to `length` frames."""
+    from difflab.data.clips import beginning
+    from difflab.errors import DifflabError
+    from difflab.zoo.clips import complete, extend
+    from difflab.zoo.codec import encode
+    from difflab.zoo.sampling import sample_raw
+
+    if model.frames is None:
+        raise DifflabError(f"{model.card.name}: is a model of pictures, which do not go on; leave --extend out.")
+    known = None if init is None else encode(beginning(init, overlap, model.card.side)[None])
+    shared = overlap or (known.shape[2] if known is not None else max(1, model.frames // 2))
+    for begin in range(0, n, batch):
+        rows = range(begin, min(begin + batch, n))
+        if known is None:
+            x = sample_raw(model, draw, seed, rows)
+        else:
+            x = complete(model, draw, known.expand(len(rows), -1, -1, -1, -1), rows, seed=seed, weight=weight)
+        if length is not None:
+            x = extend(model, draw, x, length, min(shared, model.frames - 1), rows, seed=seed, weight=weight)
+        yield model.codec.decode(x)
 
 
 def checked(value: str, names: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from difflab.data.dataset import Crop, Item, Transform
-from difflab.data.films import Film, index_films, is_film, is_frame_folder, read_frames
+from difflab.data.films import Film, index_films, is_film, is_frame_folder, probe, read_frames
 from difflab.data.sources import data_root
 from difflab.errors import DifflabError, suggest
 
@@ -161,6 +161,20 @@ def open_clips(
     transform = Transform(size, crop)
     told = f"{len(kept)} clips of {listed.what} ({window}; {transform}){left}"
     return Clips(listed, window, transform, films, kept, told)
+
+
+def beginning(path: Path, frames: int | None, size: int) -> np.ndarray:
+    """The first frames of a film or folder of frames, all of it for None, as uint8 (n, size, size, 3).
+
+    Raises DifflabError if it is not there, is broken, or has fewer.
+    """
+    if not path.exists():
+        raise DifflabError(f"{path}: no such film or folder of frames.")
+    film = probe(path.parent, path.name, "")
+    if not film.problem and frames is not None and film.frames < frames:
+        raise DifflabError(f"{path}: has {film.frames} frames, but {frames} were asked for.")
+    transform = Transform(size)
+    return np.stack([transform(x) for x in read_frames(path.parent, film, np.arange(frames or film.frames))])
 
 
 def films_fingerprint(source: str | Path) -> str:

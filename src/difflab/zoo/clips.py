@@ -1,16 +1,19 @@
-"""What is done with clips beyond drawing them: mixing two."""
+"""What is done with clips beyond drawing them: mixing two, completing one whose beginning is known, and going on."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from difflab.core.noise import Noise, StartedNoise
-from difflab.core.sampler import final, trajectory
+from difflab.core.reconstruction import Reconstruction
+from difflab.core.sampler import final, method, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, denoiser_of, plan
+from difflab.zoo.sampling import Draw, denoiser_of, labels_of, plan, seeded_noise
 
 
 def interpolate(
@@ -40,3 +43,60 @@ def interpolate(
     points = [model.schedule.point(k) for k in range(t - 1, CLEAN - 1, -1)]
     source = StartedNoise(torch.lerp(noised[0], noised[1], share), steps)
     return final(trajectory(denoiser_of(model, draw, None), sampler, points, source))
+
+
+def complete(model: Model, draw: Draw, known: Tensor, indices: range, *, seed: int = 0, weight: float = 1.0) -> Tensor:
+    """Clips that begin with given frames, by reconstruction guidance.
+
+    Args:
+        model: of clips; its length is that of the result.
+        draw: the sampler's settings.
+        known: (B, C, n, H, W) the first frames, in model space.
+        indices: of the samples, which with the seed decide their noise.
+        seed: of the noise, and of random classes.
+        weight: see `core.reconstruction`.
+
+    Returns (B, C, F, H, W) in model space, whose first n frames are `known`. Raises DifflabError unless 0 < n < F.
+    """
+    given, frames = known.shape[2], model.frames
+    if frames is None:
+        raise DifflabError(f"{model.card.name}: is a model of pictures, which have no beginning to complete.")
+    if not 0 < given < frames:
+        raise DifflabError(
+            f"{model.card.name}: {given} frames were given, but it draws clips of {frames}, of which at least one must "
+            "be left to draw; give fewer, or ask for more frames."
+        )
+    if tuple(known.shape[1:2] + known.shape[3:]) != model.shape[:1] + model.shape[2:]:
+        raise DifflabError(
+            f"{model.card.name}: the given frames have shape {tuple(known.shape[1:])}, but it draws {model.shape}."
+        )
+    sampler, points = plan(model, draw)
+    noise = seeded_noise(model, seed, indices)
+    plain = denoiser_of(model, replace(draw, clip=False), labels_of(model, draw, seed, indices))
+    clip = (method(draw.sampler).clips and model.bounded) if draw.clip is None else draw.clip
+    guided = Reconstruction(plain, known.to(model.device), noise, weight, clip)
+    x = final(trajectory(guided, sampler, points, noise))
+    return torch.cat([known.to(x), x[:, :, given:]], dim=2)
+
+
+def extend(
+    model: Model, draw: Draw, begun: Tensor, length: int, overlap: int, indices: range, *, seed: int = 0,
+    weight: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """Clips of `length` frames that go on from the frames `begun` (B, C, n, H, W), block by block.
+
+    Each block is drawn so that its beginning agrees with the last `overlap` frames before it; the noise of block k
+    belongs to seed + k. See `complete` for the rest.
+    """
+    frames = model.frames or 0
+    if not 0 < overlap < frames:
+        raise DifflabError(
+            f"overlap is {overlap}, but must lie between 1 and {frames - 1}, one less than the model's clips have."
+        )
+    if begun.shape[2] < overlap:
+        raise DifflabError(f"overlap is {overlap}, but only {begun.shape[2]} frames are there to go on from.")
+    block = 1
+    while begun.shape[2] < length:
+        fresh = complete(model, draw, begun[:, :, -overlap:], indices, seed=seed + block, weight=weight)
+        begun, block = torch.cat([begun, fresh[:, :, overlap:]], dim=2), block + 1
+    return begun[:, :, :length]

@@ -194,9 +194,12 @@ def sample_batches(model: Model, draw: Draw, seed: int, indices: Sequence[int], 
     """Samples with the given indices, at most `batch` at a time: uint8 (b, H, W, C)."""
     for begin in range(0, len(indices), batch):
         rows = indices[begin : begin + batch]
-        yield model.codec.decode(
-            final(walk(model, draw, seeded_noise(model, seed, rows), labels_of(model, draw, seed, rows)))
-        )
+        yield model.codec.decode(sample_raw(model, draw, seed, rows))
+
+
+def sample_raw(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor:
+    """Samples with the given indices, all at a time, in model space."""
+    return final(walk(model, draw, seeded_noise(model, seed, indices), labels_of(model, draw, seed, indices)))
 
 
 def sample(
