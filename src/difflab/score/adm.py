@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from difflab.errors import DifflabError, suggest
 from difflab.score.extractors import Extractor, Taps, joined
 from difflab.score.fid import compare_extractors, fd_score
+from difflab.score.fvd import with_ddof
 from difflab.score.inception_score import SPLIT, adm_inception_score, bootstrap_inception_score
 from difflab.score.infinity import fd_infinity
 from difflab.score.kernel import kid
@@ -104,6 +105,8 @@ class Suite:
         features = self._needed(self.samples.spatial, "spatial features") if metric == "sfid" else self._features
         against = self._spatial_statistics() if metric == "sfid" else self.reference.statistics
         replicates = self.replicates or (200 if features.shape[1] <= 256 else 20)
+        if (ddof := self.extractor.get("ddof", 1)) == 0:
+            features, against = with_ddof(features, ddof), _over_n(against)
         return fd_score(features, against, self.extractor, metric=metric, replicates=replicates)
 
     def _inception_score(self) -> Score:
@@ -200,3 +203,10 @@ class Suite:
         if part is None:
             raise DifflabError(f"the features {self.extractor['name']} have no {what}, which this score is made of.")
         return part
+
+
+def _over_n(statistics: Statistics) -> Statistics:
+    """Statistics with the covariance over n in the place of n - 1, where n is known."""
+    if statistics.n is None or statistics.n < 2:
+        return statistics
+    return replace(statistics, sigma=statistics.sigma * ((statistics.n - 1) / statistics.n))

@@ -13,9 +13,12 @@ import torch
 from difflab.errors import DifflabError
 from difflab.files import sha256 as file_sha256
 from difflab.score.features import SmallFeatures, load_small_features
+from difflab.score.i3d import CONVENTIONS, I3D, ConventionName, load_i3d
 from difflab.score.inception import WEIGHTS_SHA256, InceptionFID, load_inception
 
 INCEPTION = "inception"
+FVD_FEATURES: dict[str, ConventionName] = {"i3d": "stylegan-v", "i3d-videogpt": "videogpt", "i3d-tf": "tf"}
+_CLIPS_AT_ONCE = 4  # a clip of 16 frames takes 0.4 GiB in I3D
 
 
 class Taps(NamedTuple):
@@ -134,13 +137,39 @@ class SmallExtractor:
         })  # fmt: skip
 
 
+@dataclass(frozen=True)
+class I3DExtractor:
+    """The 400 logits of FVD, by one of its conventions."""
+
+    network: I3D
+    sha256: str
+    name: str
+    dim: int = 400
+    spatial: bool = False
+    classifies: bool = False
+    clips: bool = True
+
+    def passport(self) -> dict[str, Any]:
+        how = CONVENTIONS[self.network.convention]
+        made = _passport(self.name, self.dim, how.resize, self.sha256, self.network)
+        return made | {"convention": self.network.convention, "batch norm eps": how.eps, "ddof": how.ddof}
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        device = next(self.network.parameters()).device
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(_CLIPS_AT_ONCE)
+        return torch.cat([self.network(part.to(device)).float().cpu() for part in parts]).numpy()
+
+    def taps(self, images: np.ndarray, wanted: Collection[str]) -> Taps:
+        return Taps(features=self(images))
+
+
 def load_extractor(
     name: str, *, weights: Path, device: torch.device | str = "cpu", check: bool = True
-) -> InceptionExtractor | SmallExtractor:
+) -> InceptionExtractor | SmallExtractor | I3DExtractor:
     """The extractor called `name`, with the weights of a file that is already there.
 
     Args:
-        name: "inception", or the name of a small feature network.
+        name: "inception", one of `FVD_FEATURES`, or the name of a small feature network.
         weights: the file.
         device: where the network is to run.
         check: refuse Inception weights other than the published ones.
@@ -150,6 +179,8 @@ def load_extractor(
     """
     if name == INCEPTION:
         return InceptionExtractor(load_inception(weights, device=device, check=check), file_sha256(weights))
+    if name in FVD_FEATURES:
+        return I3DExtractor(load_i3d(weights, FVD_FEATURES[name], device), file_sha256(weights), name)
     found, network = load_small_features(weights, device)
     if found != name:
         raise DifflabError(f"{weights}: holds the features {found!r}, but {name!r} were asked for.")

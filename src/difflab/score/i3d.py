@@ -8,6 +8,7 @@ not compare. Our modules have the names of piergiaj's code; hassony2's are mappe
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,11 +220,14 @@ def piergiaj(name: str) -> str:
 def load_i3d(path: Path, convention: ConventionName = "stylegan-v", device: torch.device | str = "cpu") -> I3D:
     """The network with the weights of a state dict, of which nothing is executed.
 
-    Raises DifflabError for a file that is not there, that is TorchScript, which is code (see `difflab models i3d`), or
-    that is no I3D.
+    Raises DifflabError for a file that is not there, that is TorchScript, which is code, or that is no I3D.
     """
     if not path.is_file():
         raise DifflabError(f"{path}: no such file; expected the weights of I3D.")
+    if _is_torchscript(path):
+        raise DifflabError(
+            f"{path}: is TorchScript, which is code and is not executed; give a state dict, i3d_pretrained_400.pt."
+        )
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes the restricted unpickler trips in any way it likes
@@ -234,6 +238,13 @@ def load_i3d(path: Path, convention: ConventionName = "stylegan-v", device: torc
         return I3D.with_weights(state, convention).to(device)
     except DifflabError as error:
         raise DifflabError(f"{path}: {error}") from error
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
 
 
 def _check(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from difflab.errors import DifflabError
-from difflab.score.extractors import is_fid_network
+from difflab.score.extractors import FVD_FEATURES, is_fid_network
 
 _NAMES = {
     "fid": "FID",
@@ -64,4 +64,6 @@ def metric_name(extractor: Mapping[str, Any], metric: str = "fid") -> str:
     name = _NAMES[metric]
     if is_fid_network(extractor):
         return name
+    if metric in ("fvd", "kvd") and extractor["name"] in FVD_FEATURES:
+        return f"{name} ({extractor['convention']})"
     return f"{name.replace('FID', 'FD').replace('FVD', 'FD').replace('KVD', 'KID')} ({extractor['name']})"

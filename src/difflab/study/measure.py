@@ -22,7 +22,7 @@ from difflab.data.sources import fingerprint, open_data
 from difflab.errors import DifflabError, suggest
 from difflab.score.adm import ADM, POINTWISE, REFERENCE_POINTS, RELATIVES, Suite, collect
 from difflab.score.adm import Reference as AdmReference
-from difflab.score.extractors import INCEPTION, Extractor, load_extractor
+from difflab.score.extractors import FVD_FEATURES, INCEPTION, Extractor, load_extractor
 from difflab.score.moments import Moments
 from difflab.score.scores import Score
 from difflab.score.statistics import Statistics, load_statistics, save_statistics
@@ -46,7 +46,7 @@ def choose_features(reference: str, size: int, clips: bool = False) -> str:
     if reference == SHAPES:
         return "shapes-clip" if clips else "shapes-image"
     if clips:
-        return "shapes-clip"
+        return "shapes-clip" if find_features("i3d") is None else "i3d"
     if find_features(INCEPTION) is not None:
         return INCEPTION
     if size == 32 and find_features("cifar10-image") is not None:
@@ -68,6 +68,8 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
         raise DifflabError(
             f"the features {name!r} are not on this machine; get them with `difflab models fetch {INCEPTION}`."
             if name == INCEPTION
+            else f"the features {name} are not on this machine; get them with `difflab models fetch {name}`."
+            if name in FVD_FEATURES
             else f"the features {name!r} are not known.{suggest(name, known_features())}"
         )
     return load_extractor(name, weights=weights, device=device)

@@ -17,14 +17,15 @@ PROBLEM_SETS = {
     "dit": ("dit-steps", "dit-cfg"),
     "vdm": ("vdm-steps", "vdm-frames"),
 }
+_UNSHIPPED = ("vdm",)  # its demo model must be trained first, by recipes/shapes-unet3d.yaml
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")
 
 
 def problem_sets(name: str) -> list[str]:
-    """The problem sets that `name` stands for: itself, or all of them."""
+    """The problem sets that `name` stands for: itself, or all whose demo models ship."""
     if name == "all":
-        return list(PROBLEM_SETS)
+        return [known for known in PROBLEM_SETS if known not in _UNSHIPPED]
     if name not in PROBLEM_SETS:
         raise DifflabError(f"problem set {name!r} is not known.{suggest(name, [*PROBLEM_SETS, 'all'])}")
     return [name]

@@ -137,7 +137,7 @@ def shipped_statistics(key: str) -> Path | None:
 def entries() -> dict[str, Entry]:
     """All entries by name with underscores. What ships and what is official cannot be shadowed."""
     trained, shipped = _below(home(), "trained"), _below(_assets(), "shipped")
-    listed = [*trained, *_official(), *_dit(), _inception(), *shipped]  # the later of two equal names counts
+    listed = [*trained, *_official(), *_dit(), _inception(), *_i3d(), *shipped]  # the later of two equal names counts
     return {_normal(entry.name): entry for entry in listed}
 
 
@@ -215,6 +215,13 @@ def _inception() -> Entry:
         f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}",
         ("sha256", "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"),
     )
+
+
+def _i3d() -> list[Entry]:
+    """FVD's network, once for each convention (see `score.i3d`); its weights are Kinetics-400's of the TF hub."""
+    url = "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt"
+    place = home() / "features" / "i3d_pretrained_400.pt"
+    return [Entry(name, "features", (place,), url) for name in ("i3d", "i3d-videogpt", "i3d-tf")]
 
 
 def _below(root: Path, models: Kind) -> list[Entry]:
