@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from difflab import __version__
-from difflab.cli import checks, data, ddim, dit, draw, measure, studies, training, zoo
+from difflab.cli import checks, data, ddim, dit, draw, measure, studies, training, vdm, zoo
 
 app = typer.Typer(
     help="A laboratory for diffusion models: from checkpoint to report, with error bars.",
@@ -38,3 +38,4 @@ app.command("convert")(zoo.convert)
 app.command("doctor")(checks.doctor)
 app.command("ddim")(ddim.ddim)
 app.add_typer(dit.app, name="dit")
+app.add_typer(vdm.app, name="vdm")
