@@ -34,13 +34,12 @@ def films(tmp_path: Path) -> Path:
 
 
 def test_a_file_of_the_references_trainer_is_sampled(tmp_path):
-    told = run(
-        "vdm", "sample", CONTAINER, "--image_size", 8, "--num_frames", 3, "--batch_size", 4, "--out", tmp_path / "c.gif"
-    )
+    sizes = ["--image_size", 8, "--num_frames", 3, "--batch_size", 4]
+    told = run("vdm", "sample", CONTAINER, *sizes, "--out", tmp_path / "c.gif")
     assert "cosine-9999 schedule of 16, ema weights" in told
     with Image.open(tmp_path / "c.gif") as film:
         assert film.n_frames == 3
-    run("vdm", "sample", CONTAINER, "--timesteps", 4, "--image_size", 8, "--num_frames", 5, "--out", tmp_path / "c.npz")
+    run("vdm", "sample", CONTAINER, "--timesteps", 4, *sizes[:2], "--num_frames", 5, "--out", tmp_path / "c.npz")
     assert np.load(tmp_path / "c.npz")["arr_0"].shape == (16, 5, 8, 8, 1)
     with pytest.raises(DifflabError, match="steps is 17, but must lie between 1 and the model's 16"):
         run("vdm", "sample", CONTAINER, "--timesteps", 17, "--out", tmp_path / "d.gif")
@@ -52,8 +51,11 @@ def test_a_folder_of_films_is_trained_on_by_the_references_names(films, tmp_path
     run("vdm", "train", films, *options)
     model = difflab.load(tmp_path / "out" / "vdm.safetensors")
     assert (model.shape, model.schedule.timesteps) == ((3, 4, 8, 8), 20)
-    for odd, words in ((["--dim_mults", "1,two"], "must be numbers"), (["--loss_type", "l3"], "'l3' is not one of l1 or l2"),
-                       (["--num_frames", 40], "none of 3 films has a clip of 40 frames")):  # fmt: skip
+    for odd, words in (
+        (["--dim_mults", "1,two"], "must be numbers"),
+        (["--loss_type", "l3"], "'l3' is not one of l1 or l2"),
+        (["--num_frames", 40], "none of 3 films has a clip of 40 frames"),
+    ):
         with pytest.raises(DifflabError, match=words):
             run("vdm", "train", films, *options[:-1], tmp_path / "other", *odd)
 

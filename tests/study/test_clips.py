@@ -121,3 +121,32 @@ def test_a_folder_named_after_the_study_keeps_its_clips(model, tmp_path: Path):
     again = run_study(study(model), tmp_path, device="cpu")
     assert len(list((tmp_path / "cells").iterdir())) == 2
     assert [row.scores for row in again.rows] == [row.scores for row in run_study(study(model), tmp_path).rows]
+
+
+def test_clips_are_scored_from_files(tmp_path):
+    """Clips as .npz against others, by hand and by `score`; lengths and kinds that do not fit are told."""
+    from difflab.study.measure import score
+
+    def saved(name, frames, seed=2, n=70):
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, arr_0=ShapesClips(32, frames, seed=seed).batch(np.arange(n))[0])
+        return path
+
+    five, six, other = saved("five", 5), saved("six", 6), saved("other", 5, seed=3)
+    found = score("fvd", five, other)
+    extractor = open_extractor("shapes-clip")
+    by_hand = frechet_features(*(extractor(np.load(path)["arr_0"]) for path in (five, other)))
+    assert found.value == pytest.approx(by_hand, rel=1e-4)
+    assert (found.metric, found.n) == ("FD (shapes-clip)", 70)
+    np.savez(tmp_path / "pictures.npz", arr_0=np.zeros((70, 32, 32, 3), np.uint8))
+    for metric, samples, reference, words in (
+        ("fvd", five, six, "holds clips of 6 frames, but the other side has clips of 5 frames"),
+        ("fvd", tmp_path / "pictures.npz", five, "holds pictures, but clips"),
+        ("fid", five, other, "takes uint8 images of shape"),
+    ):
+        with pytest.raises(DifflabError, match=words):
+            score(metric, samples, reference, features="shapes-image" if metric == "fid" else None)
+    with pytest.raises(DifflabError, match="holds clips of 5 frames, but 9 were asked for"):
+        score("fvd", five, other, frames=9)
+    with pytest.raises(DifflabError, match="the features shapes-image are of pictures, but fvd is not"):
+        score("fvd", five, other, features="shapes-image")

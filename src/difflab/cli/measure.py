@@ -15,7 +15,7 @@ def score(
     metric: Annotated[
         str,
         typer.Argument(
-            help="fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity; or adm, the first five. FID is called FD unless the features are Inception's."
+            help="fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity; fvd, kvd of clips; or adm, the first five. FID is called FD unless the features are Inception's."
         ),
     ],
     samples: Annotated[str, typer.Argument(help="Folder, .npz, .tar, .tar.gz, lmdb, or data set name.")],
@@ -24,6 +24,9 @@ def score(
     split: Split = None,
     size: Size = None,
     skip_broken: SkipBroken = False,
+    frames: Annotated[
+        int | None, typer.Option(min=1, help="Frames of the clips taken from films, for fvd and kvd.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print value, interval, n and passport as JSON.")] = False,
 ) -> None:
     """Score pictures against a reference, with intervals."""
@@ -38,7 +41,7 @@ def score(
     metrics = list(ADM) if metric == "adm" else [metric]
     found = measure(
         metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,
-        device=pick_device(None), lenient=metric == "adm",
+        device=pick_device(None), lenient=metric == "adm", frames=frames,
     )  # fmt: skip
     if json:
         import json as encoder

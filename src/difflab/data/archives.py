@@ -62,6 +62,8 @@ class ImageTar(EncodedImages):
 class NpzImages:
     """Images as the array `arr_0` of an .npz: uint8 (N, H, W, 3), (N, H, W, 1) or (N, H, W); labels in `arr_1`, if any.
 
+    Clips are (N, F, H, W, 3) or (N, F, H, W, 1).
+
     This is the layout of ADM's sample files. Pixels stay on the disk if they are stored uncompressed (as `np.savez` and
     difflab write them) and are read whole if not. Raises DifflabError if the file is damaged or holds something else.
     """
@@ -85,8 +87,16 @@ class NpzImages:
             raise DifflabError(f"{path}: not a complete .npz file of plain arrays ({error}).") from error
         except OSError as error:
             raise DifflabError(f"{path}: cannot be read ({error.strerror}).") from error
-        height, width = self._x.shape[1:3]
-        self.description = f"{counted(len(self._x))} of {width}x{height} in {path}"
+        height, width = self._x.shape[-3:-1]
+        what = counted(len(self._x))
+        if self._x.ndim == 5:
+            what = f"{len(self._x):,} clips of {self._x.shape[1]} frames"
+        self.description = f"{what} of {width}x{height} in {path}"
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of each clip; None for images."""
+        return self._x.shape[1] if self._x.ndim == 5 else None
 
     def __len__(self) -> int:
         return len(self._x)
@@ -94,7 +104,7 @@ class NpzImages:
     def __getitem__(self, index: int) -> Item:
         x = np.asarray(self._x[index])
         label = None if self._labels is None else int(self._labels[index])
-        return Item(np.broadcast_to(x, (*x.shape[:2], 3)), label=label, name=f"{self._path}, image {index}")
+        return Item(np.broadcast_to(x, (*x.shape[:-1], 3)), label=label, name=f"{self._path}, image {index}")
 
 
 def _uncompressed(path: Path) -> bytes | mmap.mmap:
@@ -153,14 +163,14 @@ def _content_offset(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 def _images(path: str | Path, array: np.ndarray) -> np.ndarray:
-    """`array` as (N, H, W, 1 or 3), or DifflabError."""
+    """`array` as (N, H, W, 1 or 3), or (N, F, H, W, 1 or 3), or DifflabError."""
     if array.dtype != np.uint8:
         raise DifflabError(
             f"{path}: arr_0 holds {array.dtype} values; images are expected as uint8, 0 to 255. Convert and save again."
         )
     if array.ndim == 3:
         array = array[..., None]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:
+    if array.ndim not in (4, 5) or array.shape[-1] not in (1, 3) or 0 in array.shape:
         first = "; these seem to have their channels first, move them last" if array.shape[1:2] in ((1,), (3,)) else ""
         raise DifflabError(
             f"{path}: arr_0 has shape {array.shape}; images are expected as (N, H, W, 3) or (N, H, W){first}."

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from difflab import files
+from difflab.data.archives import NpzImages
 from difflab.data.clips import Window, films_fingerprint, open_clips
 from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.shapes import Shapes, sample_scenes
@@ -32,7 +33,8 @@ from difflab.zoo.registry import find_features, known_features, shipped_statisti
 SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
 FRESH_SEED = 2
-METRICS = (*ADM, *RELATIVES)
+CLIP_METRICS = ("fvd", "kvd")
+METRICS = (*ADM, *RELATIVES, *CLIP_METRICS)
 _BATCH = 128
 _OTHER_SPLIT = {"train": "test", "test": "train"}
 
@@ -94,9 +96,25 @@ class Reference:
             raise DifflabError(f"{SHAPES}: has no splits, {self.split!r} was asked for; leave the split out.")
         if self.source == SHAPES:
             return self._scenes(**SHAPES_REFERENCE)
-        if self.frames is not None:
+        if self.frames is not None and not self.source.endswith(".npz"):
             return open_clips(self.source, Window(self.frames), self.size or 64, split=self.split)
+        if self.frames is not None:
+            return self._npz_clips()
         return open_data(self.source, split=self.split, size=self.size)
+
+    def _npz_clips(self) -> Dataset:
+        found = NpzImages(self.source)
+        if found.frames != self.frames:
+            holds = f"clips of {found.frames} frames" if found.frames else "pictures"
+            raise DifflabError(
+                f"{self.source}: holds {holds}, but the other side has clips of {self.frames} frames; make them alike."
+            )
+        side = found[0].x.shape[1]
+        if self.size is not None and side != self.size:
+            raise DifflabError(
+                f"{self.source}: holds clips of {side} pixels, but the other side has {self.size}; make them alike."
+            )
+        return found
 
     def _scenes(self, count: int, seed: int) -> Shapes | ShapesClips:
         if self.frames is None:
@@ -107,6 +125,8 @@ class Reference:
     def fingerprint(self) -> str:
         """What tells whether the data are still the same."""
         if self.frames is None:
+            return fingerprint(self.source)
+        if self.source.endswith(".npz"):
             return fingerprint(self.source)
         return clips_fingerprint() if self.source == SHAPES else films_fingerprint(self.source)
 
@@ -295,12 +315,13 @@ def scores(
     replicates: int | None = None,
     device: str = "cpu",
     lenient: bool = False,
+    frames: int | None = None,
 ) -> dict[str, Score]:
-    """Score pictures against a reference, all metrics from one pass over them.
+    """Score pictures, or clips, against a reference, all metrics from one pass over them.
 
     Args:
-        metrics: of fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity. FID and its like are called
-            FD (features) unless the features are Inception's.
+        metrics: of fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity, or of clips fvd, kvd. FID and
+            its like are called FD (features) unless the features are Inception's, FVD unless they are I3D's.
         samples: folder, archive, .npz or data set name.
         reference: the same, or statistics .npz; those of ADM hold pictures, too, which precision and its like need.
         features: `inception`, `shapes-image`, `cifar10-image` or a .safetensors file; None chooses.
@@ -309,19 +330,27 @@ def scores(
         replicates: of bootstraps; None chooses.
         device: where the network runs.
         lenient: leave out, with a warning, the metrics that these features or this reference cannot have.
+        frames: of each clip that is taken from a film; None is as many as the samples' own, or 16.
 
-    Raises DifflabError for an unknown metric, unreadable data, features that differ from the reference's, or a metric
-    that these cannot have.
+    Raises DifflabError for an unknown metric, unreadable data, features that differ from the reference's, a metric that
+    these cannot have, or clips of different lengths.
     """
     for metric in metrics:
         if metric not in METRICS:
             raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, METRICS)}")
-    dataset = Reference(str(samples), size=size).dataset
+    clips = [metric for metric in metrics if metric in CLIP_METRICS]
+    if clips and len(clips) < len(metrics):
+        raise DifflabError(f"the metric {clips[0]!r} is one of clips, the others are of pictures; ask for them apart.")
+    length = _length(str(samples), frames) if clips else None
+    dataset = Reference(str(samples), size=size, frames=length).dataset
     if dataset is None:
         raise DifflabError(f"{samples}: these are statistics, but samples to score must be pictures.")
-    against = Reference(str(reference), split, size, skip_broken)
-    name = features or _features_of(against) or choose_features(str(reference), _side(dataset))
+    against = Reference(str(reference), split, size or (_side(dataset) if clips else None), skip_broken, length)
+    name = features or _features_of(against) or choose_features(str(reference), _side(dataset), bool(clips))
     extractor = open_extractor(name, device)
+    if extractor.clips != bool(clips):
+        what = "clips" if extractor.clips else "pictures"
+        raise DifflabError(f"the features {name} are of {what}, but {metrics[0]} is not; choose others.")
     if lenient:
         metrics = [metric for metric in metrics if not _left_out(metric, extractor, against)]
     skipped = [0]
@@ -341,6 +370,18 @@ def scores(
             warnings.warn(f"{source}: {broken} broken images were passed over.", UserWarning, stacklevel=2)
     suite = Suite(taps, AdmReference(statistics, points), extractor.passport(), replicates, device)
     return {metric: suite.score(metric) for metric in metrics}
+
+
+def _length(samples: str, frames: int | None) -> int:
+    """Frames of the clips that are scored: those of an .npz, else as many as asked for, or 16."""
+    if samples.endswith(".npz"):
+        own = NpzImages(samples).frames
+        if own is None:
+            raise DifflabError(f"{samples}: holds pictures, but clips (N, F, H, W, 3) are to be scored.")
+        if frames is not None and frames != own:
+            raise DifflabError(f"{samples}: holds clips of {own} frames, but {frames} were asked for; leave them out.")
+        return own
+    return frames or 16
 
 
 def _left_out(metric: str, extractor: Extractor, reference: Reference) -> bool:
@@ -371,7 +412,7 @@ def _side(dataset: Dataset) -> int:
     """Height of the first picture that can be decoded; whether broken ones before it matter is decided later."""
     for index in range(len(dataset)):
         try:
-            return dataset[index].x.shape[0]
+            return dataset[index].x.shape[-3]
         except BrokenImageError:
             continue
     raise DifflabError(f"{dataset.description}: no image could be decoded.")
