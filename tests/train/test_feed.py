@@ -5,6 +5,7 @@ import pytest
 
 from difflab.data.dataset import Item
 from difflab.data.shapes import Shapes
+from difflab.data.shapes_clips import ShapesClips
 from difflab.train import feed as feed_module
 from difflab.train.feed import Batch, Feed, step_seed
 
@@ -95,3 +96,15 @@ def test_step_seeds_differ_by_seed_step_and_device_and_fit_63_bits():
     seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(100) for rank in range(3)}
     assert len(seeds) == 900
     assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_frames_of_other_clips_follow_each_clip():
+    world = ShapesClips(size=16, frames=4, count=50)
+    plain, beside = (Feed(world, 3, seed=1, images=k) for k in (0, 2))
+    batch = beside.at(7)
+    assert batch.pictures.shape == (3, 6, 16, 16, 3)
+    np.testing.assert_array_equal(batch.pictures[:, :4], plain.at(7).pictures)
+    every = {frame.tobytes() for frame in world.batch(np.arange(50))[0].reshape(-1, 16, 16, 3)}
+    assert all(frame.tobytes() in every for frame in batch.pictures[:, 4:].reshape(-1, 16, 16, 3))
+    np.testing.assert_array_equal(batch.pictures, Feed(world, 3, seed=1, images=2).at(7).pictures)
+    assert (batch.pictures[:, 4:] != beside.at(8).pictures[:, 4:]).any()

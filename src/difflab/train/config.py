@@ -37,7 +37,8 @@ class DataConfig(_Strict):
     pictures are brought to it, None is as usual for the data (see `data.dataset.Transform`); flip: mirror half of
     the pictures; split: for sources that have one; seed: of the world `shapes`; dequantization: noise below a grey
     level, as ermongroup/ddim can add it (see `data.transforms`); frames: of clips, None for pictures; of films: stride,
-    fps, short: see `data.clips.Window`."""
+    fps, short: see `data.clips.Window`; images: single frames of other clips beside every clip, which no temporal
+    attention mixes with it (joint training, Ho et al. 2022, section 4.2)."""
 
     source: str
     size: Positive = 32
@@ -50,12 +51,13 @@ class DataConfig(_Strict):
     stride: Positive = 1
     fps: Annotated[float, Gt(0.0)] | None = None
     short: Short = "drop"
+    images: Annotated[int, Ge(0)] = 0
 
     @model_validator(mode="after")
     def _films_are_of_clips(self) -> DataConfig:
-        if self.frames is None and (self.stride, self.fps, self.short) != (1, None, "drop"):
+        if self.frames is None and (self.stride, self.fps, self.short, self.images) != (1, None, "drop", 0):
             raise ValueError(
-                "stride, fps and short are told, but no frames, which make clips; give frames, or leave them"
+                "stride, fps, short or images are told, but no frames, which make clips; give frames, or leave them out"
             )
         return self
 
@@ -164,6 +166,15 @@ class DiffusionRecipe(Recipe):
         due = 2 * found[0] if self.network.learns_variance else found[0]
         if self.network.answers != due:
             raise ValueError(f"network gives {self.network.answers} channels, not {due}; set out_ch to {due}")
+        return self
+
+    @model_validator(mode="after")
+    def _pictures_beside_clips_stay_apart(self) -> DiffusionRecipe:
+        if self.data.images and not getattr(self.network, "strict_mask", False):
+            raise ValueError(
+                f"data.images is {self.data.images}, but this network would mix pictures with the clip; set "
+                "network.strict_mask to true"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -45,6 +45,7 @@ class Feed:
         batch: samples a step on this device.
         seed: of the order and the mirroring.
         flip: mirror each picture with probability one half.
+        images: how many single frames of other clips follow each clip's own frames.
         rank, world: this device's number and how many there are.
         workers: threads that decode.
     """
@@ -56,11 +57,13 @@ class Feed:
         seed: int,
         *,
         flip: bool = False,
+        images: int = 0,
         rank: int = 0,
         world: int = 1,
         workers: int = 2,
     ) -> None:
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
+        self.images = images
         self.rank, self.world = rank, world
         self._threads = ThreadPoolExecutor(workers)
         self._ahead: tuple[int, Future[Batch]] | None = None
@@ -96,6 +99,8 @@ class Feed:
             moments, labels = self.dataset.batch(indices, mirrored)
             return Batch(np.empty(0, np.uint8), labels, indices, moments)
         pictures, labels = self._read(indices, step)
+        if self.images:
+            pictures = np.concatenate([pictures, self._beside(len(indices), step)], axis=1)
         if self.flip:
             coin = mirrored.reshape(-1, *[1] * (pictures.ndim - 1))
             pictures = np.where(coin, pictures[..., ::-1, :], pictures)
@@ -112,6 +117,20 @@ class Feed:
         else:
             items = list(self._threads.map(_item_of(self.dataset), indices.tolist()))
         return np.stack([item.x for item in items]), np.array([-1 if i.label is None else i.label for i in items])
+
+    def _beside(self, count: int, step: int) -> np.ndarray:
+        """Single frames (count, images, H, W, C) of clips drawn at random."""
+        draw = np.random.default_rng([self.seed, step, self.rank, 1])
+        indices = draw.integers(len(self.dataset), size=count * self.images)
+        if isinstance(self.dataset, ShapesClips):
+            clips = self.dataset.batch(indices)[0]
+            frames = clips[np.arange(len(clips)), draw.integers(clips.shape[1], size=len(clips))]
+        else:
+            assert isinstance(self.dataset, Clips)
+            single = replace(self.dataset, window=replace(self.dataset.window, frames=1))
+            seeds = [(self.seed, step, self.rank, 1, place) for place in range(len(indices))]
+            frames = np.stack([item.x[0] for item in self._threads.map(single.item, indices.tolist(), seeds)])
+        return frames.reshape(count, self.images, *frames.shape[1:])
 
     def _fits(self) -> bool:
         return len(self.dataset) * _item_of(self.dataset)(0).x.nbytes <= _IN_MEMORY

@@ -72,7 +72,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(make_optimizer(network, recipe.optim))  # of weights in their place
         self.feed = Feed(
             dataset, recipe.batch // world, recipe.seed,
-            flip=recipe.data.flip, rank=self.accelerator.process_index, world=world,
+            flip=recipe.data.flip, images=recipe.data.images, rank=self.accelerator.process_index, world=world,
         )  # fmt: skip
         self.step = 0
         self.seconds = self.seconds_before = 0.0

@@ -76,9 +76,10 @@ class DiffusionObjective:
     def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
         """Mean loss of what was drawn."""
         x0, t, eps, *told = drawn
+        beside = {"images": self.recipe.data.images} if self.recipe.data.images else {}
 
         def answer(x: Tensor, t: Tensor) -> Tensor:
-            return network(x, t, *told)
+            return network(x, t, *told, **beside)
 
         if self.posteriors is not None:
             error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors)
