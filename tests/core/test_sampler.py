@@ -17,7 +17,7 @@ from torch import Tensor
 from difflab.core.denoiser import Denoiser, Estimate, Told
 from difflab.core.exact import GaussianDenoiser
 from difflab.core.noise import GivenNoise, SeededNoise
-from difflab.core.sampler import DDIM, SAMPLERS, Ancestral, Sampler, final, method, trajectory
+from difflab.core.sampler import DDIM, SAMPLERS, Ancestral, Langevin, Sampler, final, method, trajectory
 from difflab.core.schedule import Point, Schedule, make_schedule, path
 from difflab.errors import DifflabError
 
@@ -312,3 +312,46 @@ def test_every_sampler_has_the_name_that_users_choose_by():
     from difflab.core.names import SamplerName
 
     assert set(SAMPLERS) == set(get_args(SamplerName))
+
+
+@pytest.mark.parametrize(("now", "nxt"), PAIRS[:3], ids=["999", "500", "one"])
+def test_gamma_goes_from_the_small_variance_to_the_large_one(now, nxt):
+    """In log space: half way is the geometric mean (Ho et al. 2022, eq. 5)."""
+    spread = {gamma: affine(Ancestral(gamma=gamma), DENOISE, now, nxt)[2] for gamma in (0.0, 0.5, 1.0)}
+    small, large = (affine(Ancestral(variance), DENOISE, now, nxt)[2] for variance in ("small", "large"))
+    assert spread[0.0] == pytest.approx(small, rel=1e-12)
+    assert spread[1.0] == pytest.approx(large, rel=1e-12)
+    assert spread[0.5] == pytest.approx(math.sqrt(small * large), rel=1e-9)
+    with pytest.raises(DifflabError, match=r"gamma is 1\.2"):
+        Ancestral(gamma=1.2)
+
+
+def test_the_corrector_leaves_the_law_alone_to_first_order():
+    """On Gaussian data the step is affine: mean and variance are exact, and off by the square of the step alone."""
+    at = SCHEDULE.point(400)
+    mean, var = at.alpha * MEAN, at.alpha**2 * VARIANCE + at.sigma**2
+    x = torch.tensor([[0.0], [1.0], [0.0]], dtype=torch.float64)
+    z = torch.tensor([[0.0], [0.0], [1.0]], dtype=torch.float64)
+    misses = []
+    for size in (0.2, 0.1):
+        zero, one, noisy = (v.item() for v in Langevin(size)(DENOISE, x, at, z))
+        slope, spread = one - zero, noisy - zero
+        assert zero + slope * mean == pytest.approx(mean, rel=1e-9)
+        misses.append(slope**2 * var + spread**2 - var)
+    assert misses[0] / misses[1] == pytest.approx(4.0, rel=1e-6)
+    assert abs(misses[1]) < 0.01 * var
+
+
+def test_the_corrector_acts_between_steps_with_noise_of_its_own():
+    """Not after the step that lands on clean data; its draws are no step's."""
+    asked = []
+
+    class Watched:
+        def draw(self, k):
+            asked.append(k)
+            return torch.zeros(1, 1)
+
+    list(trajectory(DENOISE, Ancestral(), path(SCHEDULE, 3), Watched(), Langevin(0.1)))
+    steps, corrections = [k for k in asked if k < 1 << 32], [k for k in asked if k >= 1 << 32]
+    assert steps == [0, 1, 2]
+    assert len(corrections) == len(set(corrections)) == 2

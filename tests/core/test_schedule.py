@@ -189,3 +189,14 @@ def test_unknown_spacing_is_refused_with_the_nearest_name():
 def test_spacing_without_official_form_is_refused():
     with pytest.raises(DifflabError, match="'trailing' has no official grid"):
         timestep_grid(1000, 10, "trailing", official_grid=True)
+
+
+def test_the_cut_off_cosine_has_its_log_snr_at_both_ends_and_the_middle():
+    """l(u) = -2 ln tan(A u + B), from 20 to -20, with 0 half way (Ho et al. 2022)."""
+    schedule = make_schedule("cosine-logsnr", 1000)
+    logsnr = np.log(schedule.alpha_bar / (1 - schedule.alpha_bar))
+    assert logsnr[-1] == pytest.approx(-20.0, abs=0.01)
+    assert logsnr[499] == pytest.approx(0.0, abs=1e-6)
+    near = math.atan(math.exp(-10))
+    angle = near + (np.arange(1, 1001) / 1000) * (math.atan(math.exp(10)) - near)
+    np.testing.assert_allclose(logsnr, -2 * np.log(np.tan(angle)), rtol=1e-5, atol=1e-5)

@@ -119,3 +119,17 @@ def test_respacing_takes_the_place_of_steps_and_spacing(model):
     one = difflab.sample(model, x_T=x_T, sampler="ddim", classes=0, respacing="4", output="raw")
     two = difflab.sample(model, x_T=x_T, sampler="ddim", classes=0, steps=4, output="raw")
     assert torch.equal(one, two)
+
+
+def test_gamma_and_corrector_are_settings_of_a_draw(model):
+    plain = calls_of(model, draw(sampler="ddpm", steps=4))
+    assert calls_of(model, draw(sampler="ddpm", steps=4, corrector=0.1)) == 2 * plain - 1
+    a, b = (difflab.sample(model, 2, sampler="ddpm", steps=3, classes=1, gamma=g, output="raw") for g in (0.0, 1.0))
+    assert not torch.equal(a, b)
+    for changes, words in (
+        ({"sampler": "ddim", "gamma": 0.5}, "setting of the sampler ddpm"),
+        ({"corrector": 2.0}, "corrector is 2"),
+        ({"percentile": 0.0}, "percentile is 0"),
+    ):
+        with pytest.raises(DifflabError, match=words):
+            plan(model, draw(**changes))

@@ -38,6 +38,8 @@ def sample(
     guidance_rescale: Annotated[float, typer.Option(help="Bring the guided output back to the conditional one's spread, 0 (not) to 1 (fully).")] = 0.0,
     guidance_course: Annotated[str, typer.Option(help=f"{one_of(Course)}: how the scale goes from noise to data.")] = "constant",
     percentile: Annotated[float | None, typer.Option(help="Dynamic thresholding: clamp each sample at this percentile of |x0|, 0 to 1.")] = None,
+    gamma: Annotated[float | None, typer.Option(help="Variance of ddpm, from 0 (the posterior's) to 1 (beta), in log space.")] = None,
+    corrector: Annotated[float, typer.Option(help="Step of a Langevin corrector after each step, such as 0.1; 0 is none.")] = 0.0,
     frames: Annotated[int | None, typer.Option(help="Frames of each clip; as many as the model was trained on when left out.")] = None,
     extend: Annotated[int | None, typer.Option(help="Go on, block by block, to clips of so many frames.")] = None,
     init_frames: Annotated[Path | None, typer.Option(help="Begin with the frames of this film or folder of frames.")] = None,
@@ -76,7 +78,7 @@ def sample(
     )
     draw = Draw(
         sampler or loaded.family.sampler, loaded.steps if steps is None else steps, eta, spacing,  # type: ignore[arg-type]
-        official_grid, clip, respacing, read_classes(loaded, classes), how, percentile,
+        official_grid, clip, respacing, read_classes(loaded, classes), how, percentile, gamma, corrector,
     )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)

@@ -24,6 +24,8 @@ from difflab.errors import DifflabError, suggest
 
 Variance = Literal["small", "large", "learned"]
 
+_CORRECTING = 1 << 33  # the corrector's draws, apart from those of the steps
+
 
 class Step(NamedTuple):
     """The result of one step: the new state, what the model believed, and what a multistep sampler remembers."""
@@ -77,13 +79,21 @@ class Ancestral:
     """Ho, Jain and Abbeel (2020), Algorithm 2: a draw from the posterior q(x_s | x_t, x0), on any grid.
 
     variance `small` is the posterior's own, `large` is beta = 1 - alpha_t^2 / alpha_s^2, `learned` lies between the two
-    in log space where the network says (Nichol and Dhariwal 2021, eq. 15).
+    in log space where the network says (Nichol and Dhariwal 2021, eq. 15). gamma, 0 to 1, takes a fixed place between
+    the two in log space instead (Ho et al. 2022, eq. 5): 0 is small, 1 is large.
+
+    Raises DifflabError for a gamma out of range.
     """
 
     order: ClassVar[int] = 0
     variance: Variance = "small"
+    gamma: float | None = None
 
     stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.gamma is not None and not 0.0 <= self.gamma <= 1.0:
+            raise DifflabError(f"gamma is {self.gamma:g}, but must lie between 0 (small variance) and 1 (large).")
 
     def step(self, denoise: Denoise, x: Tensor, now: Point, nxt: Point, noise: Tensor | None, memory: None) -> Step:
         """Posterior mean of the clean estimate, plus noise."""
@@ -96,6 +106,8 @@ class Ancestral:
 
     def _deviation(self, estimate: Estimate, now: Point, nxt: Point) -> float | Tensor:
         small, large = posterior_variance(now, nxt), beta(now, nxt)
+        if self.gamma is not None:
+            return math.sqrt(small ** (1 - self.gamma) * large**self.gamma)
         if self.variance == "learned":
             if estimate.variance_share is None:
                 raise DifflabError(
@@ -106,6 +118,21 @@ class Ancestral:
             share = estimate.variance_share
             return torch.exp(0.5 * (share * math.log(large) + (1 - share) * math.log(small)))
         return math.sqrt(small if self.variance == "small" else large)
+
+
+@dataclass(frozen=True)
+class Langevin:
+    """A corrector: one step of Langevin dynamics at the noise level reached (Song et al. 2021, algorithm 4; Ho et al.
+    2022, eq. 7), which leaves the distribution there alone to first order and wipes out some of the steps' errors.
+
+    size: delta; z becomes z - delta sigma eps / 2 + sqrt(delta) sigma noise, at the price of one more network call.
+    """
+
+    size: float = 0.1
+
+    def __call__(self, denoise: Denoise, x: Tensor, at: Point, noise: Tensor) -> Tensor:
+        eps = denoise(x, at).eps
+        return x - 0.5 * self.size * at.sigma * eps + math.sqrt(self.size) * at.sigma * noise
 
 
 @dataclass(frozen=True)
@@ -130,17 +157,22 @@ def method(name: str) -> Method:
     return SAMPLERS[name]
 
 
-def trajectory(denoise: Denoise, sampler: Sampler, points: Sequence[Point], noise: Noise) -> Iterator[Step]:
+def trajectory(
+    denoise: Denoise, sampler: Sampler, points: Sequence[Point], noise: Noise, corrector: Langevin | None = None
+) -> Iterator[Step]:
     """Walk from pure noise to data along `points` (steps + 1, the last one clean), yielding after every step.
 
     Memory does not grow with the number of steps: only the latest state is held. Draw 0 of `noise` is the start; step
-    k, counted from 1, uses draw k if the sampler is stochastic. The step that lands on clean data adds no noise.
+    k, counted from 1, uses draw k if the sampler is stochastic. The step that lands on clean data adds no noise. A
+    corrector acts after every other step, with draws of its own.
     """
     x, memory = noise.draw(0), None
     for k, (now, nxt) in enumerate(pairwise(points), start=1):
         fresh = noise.draw(k) if sampler.stochastic and nxt.sigma > 0.0 else None
         with torch.no_grad():
             step = sampler.step(denoise, x, now, nxt, fresh, memory)
+            if corrector is not None and nxt.sigma > 0.0:
+                step = step._replace(x=corrector(denoise, step.x, nxt, noise.draw(_CORRECTING + k)))
         yield step
         x, memory = step.x, step.memory
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from difflab.core.names import BetaName, Spacing
 from difflab.errors import DifflabError, suggest
 
+_MOST_LOGSNR = 20.0
 CLEAN = -1  # the timestep of clean data
 
 
@@ -70,7 +71,8 @@ def betas(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_
 
     `linear`, `quad`, `const`, `jsd` and `sigmoid` are those of ermongroup/ddim; `cosine` is that of Nichol and Dhariwal
     (2021), which ignores beta_start and beta_end and clips at 0.999; `cosine-9999` clips at 0.9999, as
-    video-diffusion-pytorch does. Raises DifflabError for another name.
+    video-diffusion-pytorch does; `cosine-logsnr` is the cosine curve cut off at log signal-to-noise ratios of -20 and
+    20, at T even times (Kingma et al. 2021; Ho et al. 2022). Raises DifflabError for another name.
     """
     b0, b1, n = beta_start, beta_end, timesteps
     if name == "linear":
@@ -86,6 +88,10 @@ def betas(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-4, beta_
     if name in ("cosine", "cosine-9999"):
         bar = np.cos((np.linspace(0.0, 1.0, n + 1) + 0.008) / 1.008 * math.pi / 2) ** 2
         return np.minimum(1.0 - bar[1:] / bar[:-1], 0.999 if name == "cosine" else 0.9999)
+    if name == "cosine-logsnr":
+        near, far = math.atan(math.exp(-_MOST_LOGSNR / 2)), math.atan(math.exp(_MOST_LOGSNR / 2))
+        bar = np.cos(near + np.linspace(0.0, 1.0, n + 1)[1:] * (far - near)) ** 2  # sigmoid(-2 ln tan)
+        return 1.0 - bar / np.concatenate([[1.0], bar[:-1]])
     raise DifflabError(f"beta schedule {name!r} is not known.{suggest(name, get_args(BetaName))}")
 
 

@@ -306,4 +306,5 @@ def draw_of(settings: Settings) -> Draw:
     guidance = Guidance(
         s.guidance, s.guidance_channels, s.guidance_low, s.guidance_high, s.guidance_rescale, s.guidance_course
     )
-    return Draw(s.sampler, s.steps, s.eta, s.spacing, s.official_grid, s.clip, None, s.classes, guidance)
+    return Draw(s.sampler, s.steps, s.eta, s.spacing, s.official_grid, s.clip, None, s.classes, guidance, None,
+                s.gamma, s.corrector or 0.0)  # fmt: skip

@@ -158,6 +158,9 @@ def command(study: Study, settings: Settings) -> str:
     if s.clip is not None:
         words += ["--clip" if s.clip else "--no-clip"]
     words += _guided(s)
+    for name in ("gamma", "corrector"):
+        if (value := getattr(s, name)) is not None:
+            words += [f"--{name}", f"{value:g}"]
     if s.frames is not None:
         words += ["--frames", str(s.frames)]
     words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]

@@ -32,6 +32,8 @@ class Settings(BaseModel):
     For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
     1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.
 
+    gamma, corrector: see `zoo.sampling.Draw`.
+
     frames: of clips, None is as many as the model was trained on; count: samples a cell; seed: of their noise, common
     to all cells unless it is an axis.
     """
@@ -51,6 +53,8 @@ class Settings(BaseModel):
     guidance_high: Annotated[float, Gt(0.0)] | None = None
     guidance_rescale: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
     guidance_course: Course = "constant"
+    gamma: Annotated[float, Ge(0.0), Le(1.0)] | None = None
+    corrector: Annotated[float, Ge(0.0), Le(1.0)] | None = None
     frames: Annotated[int, Gt(0)] | None = None
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000

@@ -13,7 +13,7 @@ from difflab.core.sampler import final, method, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, denoiser_of, labels_of, plan, seeded_noise
+from difflab.zoo.sampling import Draw, corrector_of, denoiser_of, labels_of, plan, seeded_noise
 
 
 def interpolate(
@@ -75,7 +75,7 @@ def complete(model: Model, draw: Draw, known: Tensor, indices: range, *, seed: i
     plain = denoiser_of(model, replace(draw, clip=False), labels_of(model, draw, seed, indices))
     clip = (method(draw.sampler).clips and model.bounded) if draw.clip is None else draw.clip
     guided = Reconstruction(plain, known.to(model.device), noise, weight, clip)
-    x = final(trajectory(guided, sampler, points, noise))
+    x = final(trajectory(guided, sampler, points, noise, corrector_of(draw)))
     return torch.cat([known.to(x), x[:, :, given:]], dim=2)
 
 

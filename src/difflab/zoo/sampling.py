@@ -15,7 +15,7 @@ from difflab.core.denoiser import Denoiser, Network, Told
 from difflab.core.guidance import Guidance, Guided
 from difflab.core.names import Course, Spacing
 from difflab.core.noise import GivenNoise, Noise, SeededNoise, seeded_classes
-from difflab.core.sampler import Sampler, Step, final, method, trajectory
+from difflab.core.sampler import Ancestral, Langevin, Sampler, Step, final, method, trajectory
 from difflab.core.schedule import Point, path_of, respaced_timesteps, timestep_grid
 from difflab.errors import DifflabError, suggest
 from difflab.zoo.model import Model
@@ -35,7 +35,8 @@ class Draw:
     For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
     of which sample i has the one at i modulo their count; guidance: see `core.guidance`.
 
-    percentile: of dynamic thresholding, None is none (see `core.denoiser`).
+    percentile: of dynamic thresholding, None is none (see `core.denoiser`); gamma: of the variance of `ddpm`, None is
+    the model's own; corrector: the step of a Langevin corrector, 0 is none (see `core.sampler`).
     """
 
     sampler: str = "ddim"
@@ -48,6 +49,8 @@ class Draw:
     classes: Classes = "random"
     guidance: Guidance = field(default_factory=Guidance)
     percentile: float | None = None
+    gamma: float | None = None
+    corrector: float = 0.0
 
 
 def grid_of(model: Model, draw: Draw) -> np.ndarray:
@@ -64,9 +67,10 @@ def grid_of(model: Model, draw: Draw) -> np.ndarray:
 def calls_of(model: Model, draw: Draw) -> int:
     """How often the network is asked for each sample; a guided step asks twice."""
     points = path_of(model.schedule, grid_of(model, draw))[:-1]
-    if model.card.network.classes is None:
-        return len(points)
-    return sum(1 if draw.guidance.scale_at(at, model.schedule.timesteps) == 1.0 else 2 for at in points)
+    asked = [*points, *(points[1:] if draw.corrector else [])]
+    if model.card.network.classes is None and model.card.network.condition_width is None:
+        return len(asked)
+    return sum(1 if draw.guidance.scale_at(at, model.schedule.timesteps) == 1.0 else 2 for at in asked)
 
 
 def grid_note(model: Model, draw: Draw) -> str | None:
@@ -115,6 +119,12 @@ def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
             f"eta is {draw.eta:g}, but it is a setting of the sampler ddim alone, not of {draw.sampler}; leave it out."
         )
     sampler = method(draw.sampler).build(draw.eta, model.card.variance)
+    if draw.gamma is not None:
+        if not isinstance(sampler, Ancestral):
+            raise DifflabError(f"gamma is {draw.gamma:g}, but it is a setting of the sampler ddpm; leave it out.")
+        sampler = replace(sampler, gamma=draw.gamma)
+    if not 0.0 <= draw.corrector <= 1.0:
+        raise DifflabError(f"corrector is {draw.corrector:g}, but must lie between 0 (none) and 1.")
     points = path_of(model.schedule, grid_of(model, draw))
     if draw.sampler == "ddpm" and model.card.variance == "learned" and len(points) == 2:
         raise DifflabError("steps is 1, but a learned variance lies between those of two steps; take at least 2.")
@@ -182,7 +192,12 @@ def walk(model: Model, draw: Draw, noise: Noise, labels: Tensor | None = None) -
     computed.
     """
     sampler, points = plan(model, draw)
-    return trajectory(denoiser_of(model, draw, labels), sampler, points, noise)
+    return trajectory(denoiser_of(model, draw, labels), sampler, points, noise, corrector_of(draw))
+
+
+def corrector_of(draw: Draw) -> Langevin | None:
+    """The corrector that is asked for."""
+    return Langevin(draw.corrector) if draw.corrector else None
 
 
 def seeded_noise(model: Model, seed: int, indices: Sequence[int]) -> SeededNoise:
@@ -221,6 +236,8 @@ def sample(
     guidance_rescale: float = 0.0,
     guidance_course: Course = "constant",
     percentile: float | None = None,
+    gamma: float | None = None,
+    corrector: float = 0.0,
     conditions: Any = None,
     batch: int = 64,
     x_T: Tensor | None = None,
@@ -235,7 +252,8 @@ def sample(
         model: from `difflab.load`.
         n: how many; with `x_T` it follows from it.
         sampler, steps: those of the family's official script when left out.
-        eta, spacing, official_grid, clip, respacing, classes, percentile: see `Draw`.
+        eta, spacing, official_grid, clip, respacing, classes, percentile, gamma, corrector: see
+            `Draw`.
         conditions: (n, width) vectors for a model that is told such; a row of NaN is none.
         guidance, guidance_channels, guidance_interval, guidance_rescale, guidance_course: see `core.guidance.Guidance`.
         seed: of the noise, and of random classes.
@@ -252,7 +270,7 @@ def sample(
     steps = model.steps if steps is None else steps
     draw = Draw(
         sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how,
-        percentile,
+        percentile, gamma, corrector,
     )  # fmt: skip
     count = _count(model, n, x_T)
     told = None if conditions is None else torch.as_tensor(conditions, dtype=torch.float32, device=model.device)
