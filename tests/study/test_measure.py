@@ -49,7 +49,7 @@ def test_broken_pictures_are_named_or_counted(parts: dict[str, str], tmp_path: P
 
 def test_unknown_metric_suggests() -> None:
     with pytest.raises(DifflabError, match="Did you mean 'fid'"):
-        score("fdi", "a", "b")
+        score("fidd", "a", "b")
 
 
 def test_samples_must_be_pictures(parts: dict[str, str], tmp_path: Path) -> None:
