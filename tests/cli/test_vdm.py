@@ -72,5 +72,15 @@ def test_clips_begin_with_given_frames_and_go_on(films, tmp_path):
         run("sample", "shapes-unet2d", "--frames", 4, "--out", tmp_path / "d.npz")
     with pytest.raises(DifflabError, match="a clip has at least one"):
         run("sample", *model, "--frames", 0, "--out", tmp_path / "e.npz")
+    for options, words in (
+        (["--extend", 11, "--overlap", 4], "overlap is 4, but must lie between 1 and 3"),
+        (["--extend", 3], "3 frames were asked for, but 4 are there already"),
+        (["--overlap", 2], "--overlap does nothing where no frames are known"),
+        (["--reconstruction", 2], "--reconstruction does nothing"),
+    ):
+        with pytest.raises(DifflabError, match=words):
+            run("sample", *model, "-n", 1, *options, "--out", tmp_path / "g.npz")
+    with pytest.raises(DifflabError, match="draws pictures, which do not play"):
+        run("sample", "shapes-unet2d", "--out", tmp_path / "h.gif")
     with pytest.raises(DifflabError, match="percentile is 2"):
         run("sample", *model, "--percentile", 2, "--out", tmp_path / "f.npz")

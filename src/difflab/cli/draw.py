@@ -44,7 +44,7 @@ def sample(
     extend: Annotated[int | None, typer.Option(help="Go on, block by block, to clips of so many frames.")] = None,
     init_frames: Annotated[Path | None, typer.Option(help="Begin with the frames of this film or folder of frames.")] = None,
     overlap: Annotated[int | None, typer.Option(help="Frames that a block begins with; half a clip when left out, or all given ones.")] = None,
-    reconstruction: Annotated[float, typer.Option(help="Weight with which known frames guide the others; 0 only puts them in their place.")] = 1.0,
+    reconstruction: Annotated[float | None, typer.Option(help="Weight with which known frames guide the others, 1 when left out; 0 only puts them in their place.")] = None,
     seed: Seed = 0,
     batch: Batch = 64,
     config: Config = None,
@@ -70,8 +70,13 @@ def sample(
     if guidance == 1.0 and any(unused.values()):
         name = next(name for name, given in unused.items() if given)
         raise DifflabError(f"{name} does nothing while guidance is off; give its scale too, such as --guidance 2.")
+    if extend is None and init_frames is None and (overlap is not None or reconstruction is not None):
+        name = "--overlap" if overlap is not None else "--reconstruction"
+        raise DifflabError(f"{name} does nothing where no frames are known; give --extend or --init-frames too.")
     loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
     loaded = loaded.with_frames(frames)
+    if loaded.frames is None and out.suffix in (".gif", ".mp4"):
+        raise DifflabError(f"{out}: {loaded.card.name} draws pictures, which do not play; save them as .png.")
     print(loaded.card.summary())
     how = Guidance(
         guidance, guidance_channels, guidance_low, guidance_high, guidance_rescale, checked(guidance_course, Course)
@@ -86,7 +91,17 @@ def sample(
     if null is not None and not isinstance(draw.classes, str) and null in draw.classes:
         print(f"Class {null} is 'no class': samples of it are unconditional.")
     if extend is not None or init_frames is not None:
-        batches = _going_on(loaded, draw, n, seed, batch, extend, init_frames, overlap, reconstruction)
+        batches = _going_on(
+            loaded,
+            draw,
+            n,
+            seed,
+            batch,
+            extend,
+            init_frames,
+            overlap,
+            1.0 if reconstruction is None else reconstruction,
+        )
         print(f"{save_samples(out, with_bar(batches, n, 'clips'))} clips in {out}")
         return
     if out.suffix == ".npz" and not out.is_dir():
@@ -112,7 +127,9 @@ def _going_on(
     from difflab.zoo.sampling import sample_raw
 
     if model.frames is None:
-        raise DifflabError(f"{model.card.name}: is a model of pictures, which do not go on; leave --extend out.")
+        raise DifflabError(
+            f"{model.card.name}: is a model of pictures, which have no frames; leave --extend and --init-frames out."
+        )
     known = None if init is None else encode(beginning(init, overlap, model.card.side)[None])
     shared = overlap or (known.shape[2] if known is not None else max(1, model.frames // 2))
     for begin in range(0, n, batch):
@@ -122,7 +139,7 @@ def _going_on(
         else:
             x = complete(model, draw, known.expand(len(rows), -1, -1, -1, -1), rows, seed=seed, weight=weight)
         if length is not None:
-            x = extend(model, draw, x, length, min(shared, model.frames - 1), rows, seed=seed, weight=weight)
+            x = extend(model, draw, x, length, shared, rows, seed=seed, weight=weight)
         yield model.codec.decode(x)
 
 

@@ -135,15 +135,23 @@ def world_fingerprint() -> str:
 
 def sample_scenes(seed: int, indices: np.ndarray) -> Scenes:
     """The scenes with the given indices (N,); each depends on (seed, its index) alone."""
+    return _scenes_from(uniforms(seed, indices, _DRAWS))
+
+
+def uniforms(seed: int, indices: np.ndarray, draws: int, stream: int = 0) -> np.ndarray:
+    """(N, draws) uniform numbers of the samples with these indices (N,), each by (seed, its index) alone.
+
+    stream: the block at which this kind of sample begins; kinds that are far apart share no numbers.
+    """
     indices = np.asarray(indices, np.int64)
     blocks, inverse = np.unique(indices // _BLOCK, return_inverse=True)
-    table = np.stack([_uniforms(seed, int(block)) for block in blocks])
-    return _scenes_from(table[inverse, indices % _BLOCK])
+    table = np.stack([_block(seed, stream + int(block), draws) for block in blocks])
+    return table[inverse, indices % _BLOCK]
 
 
 @lru_cache(maxsize=64)
-def _uniforms(seed: int, block: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(key=np.array([seed, block], np.uint64))).random((_BLOCK, _DRAWS))
+def _block(seed: int, block: int, draws: int) -> np.ndarray:
+    return np.random.Generator(np.random.Philox(key=np.array([seed, block], np.uint64))).random((_BLOCK, draws))
 
 
 def _scenes_from(u: np.ndarray) -> Scenes:

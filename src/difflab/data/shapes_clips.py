@@ -30,6 +30,7 @@ from difflab.data.shapes import (
     SCENE_SIDE,
     SIZES,
     mask_windows,
+    uniforms,
 )
 
 DIRECTIONS = {"right": (0, 1), "left": (0, -1), "down": (1, 0), "up": (-1, 0)}  # (y, x)
@@ -39,7 +40,6 @@ CLASSES = tuple(f"{kind} moving {direction}" for kind in KINDS for direction in 
 _NEAR, _FAR = 7, 25  # where centres turn back, in pixels
 _ACROSS = (8, 16, 24)  # where they lie across their way
 _FREE = 3  # frames before the first bounce
-_BLOCK = 1024  # clips that share one random stream
 _DRAWS = 8  # uniform numbers a clip uses
 _STREAM = 1 << 62  # apart from the streams of scenes
 _TOLERANCE = 1.0  # pixels that a centre may be off its way
@@ -133,9 +133,7 @@ def clips_fingerprint() -> str:
 
 def sample_motions(seed: int, indices: np.ndarray) -> Motions:
     """The clips with the given indices (N,); each depends on (seed, its index) alone."""
-    indices = np.asarray(indices, np.int64)
-    blocks, inverse = np.unique(indices // _BLOCK, return_inverse=True)
-    u = np.stack([_uniforms(seed, int(block)) for block in blocks])[inverse, indices % _BLOCK]
+    u = uniforms(seed, indices, _DRAWS, _STREAM)
 
     def pick(column: int, n: int) -> np.ndarray:
         return (u[:, column] * n).astype(np.int64)
@@ -151,12 +149,6 @@ def sample_motions(seed: int, indices: np.ndarray) -> Motions:
         pick(0, len(BACKGROUNDS)), pick(1, len(KINDS)), pick(2, len(COLOURS)), pick(3, len(SIZES)), direction, speed,
         y, x,
     )  # fmt: skip
-
-
-@lru_cache(maxsize=64)
-def _uniforms(seed: int, block: int) -> np.ndarray:
-    stream = np.random.Philox(key=np.array([seed, _STREAM + block], np.uint64))
-    return np.random.Generator(stream).random((_BLOCK, _DRAWS))
 
 
 def draw_clips(motions: Motions, frames: int, size: int = SCENE_SIDE) -> np.ndarray:

@@ -95,6 +95,8 @@ def extend(
         )
     if begun.shape[2] < overlap:
         raise DifflabError(f"overlap is {overlap}, but only {begun.shape[2]} frames are there to go on from.")
+    if length < begun.shape[2]:
+        raise DifflabError(f"{length} frames were asked for, but {begun.shape[2]} are there already; ask for more.")
     block = 1
     while begun.shape[2] < length:
         fresh = complete(model, draw, begun[:, :, -overlap:], indices, seed=seed + block, weight=weight)

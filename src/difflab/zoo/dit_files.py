@@ -17,7 +17,7 @@ from torch import Tensor
 
 from difflab.errors import DifflabError
 from difflab.nets.dit import Conditioning, position_table
-from difflab.zoo.contents import Contents, State, copied
+from difflab.zoo.contents import Contents, State, copied, shape_of
 from difflab.zoo.families import DIT_NAMES, dit_size
 from difflab.zoo.safe import is_state
 
@@ -122,9 +122,4 @@ def _position_table(found: Tensor, network: Mapping[str, Any]) -> Tensor:
 
 
 def _shape(state: State, name: str, dimensions: int, where: str) -> tuple[int, ...]:
-    if name not in state:
-        raise DifflabError(f"{where}: the weight {name} is missing; the file is incomplete or not a DiT.")
-    shape = tuple(state[name].shape)
-    if len(shape) != dimensions:
-        raise DifflabError(f"{where}: the weight {name} has shape {shape}, but {dimensions} dimensions were expected.")
-    return shape
+    return shape_of(state, name, dimensions, where, "a DiT")

@@ -19,7 +19,7 @@ from torch import Tensor
 from difflab.core.names import BetaName
 from difflab.core.schedule import Schedule
 from difflab.errors import DifflabError
-from difflab.zoo.contents import Contents, State
+from difflab.zoo.contents import Contents, State, shape_of
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.safe import is_state
 
@@ -195,9 +195,4 @@ def _ours(state: State, network: UNet3DConfig, where: str) -> State:
 
 
 def _shape(state: State, name: str, dimensions: int, where: str) -> tuple[int, ...]:
-    if name not in state:
-        raise DifflabError(f"{where}: the weight {name} is missing; the file is incomplete or not a 3D U-Net.")
-    shape = tuple(state[name].shape)
-    if len(shape) != dimensions:
-        raise DifflabError(f"{where}: the weight {name} has shape {shape}, but {dimensions} dimensions were expected.")
-    return shape
+    return shape_of(state, name, dimensions, where, "a 3D U-Net")
