@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+import difflab
 from difflab.data.shapes_clips import ShapesClips
 from difflab.errors import DifflabError
 from difflab.report.page import Chapter, build_book
 from difflab.score.fvd import frozen, shuffled, with_ddof
-from difflab.score.metrics import frechet_features
-from difflab.study.measure import open_extractor
+from difflab.score.metrics import frechet_features, frechet_to_reference
+from difflab.study import measure
+from difflab.study.measure import Reference, open_extractor, picture_batches
 from difflab.study.run import run_study
 from difflab.study.spec import Study
 from difflab.zoo.card import Card
@@ -21,6 +23,11 @@ from difflab.zoo.checkpoint import save_checkpoint
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:FD:UserWarning")
+
+
+@pytest.fixture(autouse=True)
+def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "CLIPS_REFERENCE", {"count": 600, "seed": 1})
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +81,53 @@ def test_lengths_compare_by_their_first_frames(model, tmp_path):
     build_book([Chapter(None, [result])], tmp_path / "report")
 
 
+def test_single_frames_are_measured_as_pictures(model, tmp_path):
+    """Of clip i frame i modulo 4, by the features of pictures, against single frames of real clips."""
+    asked = study(model, metrics=["fid-frames"], base={"count": 6, "classes": "balanced"}, axes={"steps": [2]}, keep=6)
+    result = run_study(asked, tmp_path, device="cpu")
+    assert result.metric_names["fid-frames"] == "FD (shapes-image), single frames"
+    (row,) = result.rows
+    clips = result.cell(row).pictures(6)
+    frames = np.stack([clip[i % 4] for i, clip in enumerate(clips)])
+    features = open_extractor("shapes-image")
+    real = Reference("shapes", size=32, frames=4, single=True)
+    expected = frechet_to_reference(features(frames), real.statistics(features, tmp_path / "reference").gaussian)
+    assert row.scores["fid-frames"].value == pytest.approx(expected, rel=1e-4)
+    assert result.floors["fid-frames"].value < expected
+
+
+def test_extended_clips_are_measured_by_their_last_frames(model, tmp_path):
+    """A clip of 8 frames in blocks of 4 that share 2 is drawn in three; nothing is extended to what is there."""
+    base = {"count": 6, "steps": 2, "classes": "balanced", "extend": 4, "overlap": 2}
+    asked = study(model, metrics=["fvd-last", "fvd", "valid"], base=base, axes={"extend": [4, 8]}, window=4, keep=6)
+    result = run_study(asked, tmp_path, device="cpu")
+    short, long = result.rows
+    assert short.scores["fvd-last"].value == pytest.approx(short.scores["fvd"].value)
+    assert long.scores["fvd-last"].value != pytest.approx(long.scores["fvd"].value)
+    assert (short.calls, long.calls) == (2, 6)
+    assert "--extend 8 --overlap 2 -n 6" in long.command
+    clips = [result.cell(row).pictures(6) for row in result.rows]
+    np.testing.assert_array_equal(clips[1][:, :4], clips[0])
+    plain = difflab.sample(difflab.load(model), n=6, sampler="ddim", steps=2, classes="balanced")
+    assert np.abs(clips[0].astype(int) - plain).max() <= 1
+    build_book([Chapter("vdm", [result])], tmp_path / "report")
+
+
+@pytest.mark.parametrize(("last", "expected"), [(2, [[2, 3], [2, 3], [2, 3], [2, 3], [2, 3]]), (None, [0, 1, 2, 3, 0])])
+def test_excerpts_look_at_last_or_single_frames(last, expected):
+    reference = Reference("shapes", frames=4, last=last, single=last is None)
+    clips = ShapesClips(frames=4, seed=1).batch(np.arange(5))[0]
+    seen = [clips[i][np.array(at)] for i, at in enumerate(expected)]
+    assert reference.dataset is not None
+    np.testing.assert_array_equal(next(picture_batches(reference.dataset, order=np.arange(5)))[0], seen)
+    np.testing.assert_array_equal(reference.dataset[3].x, seen[3])
+    assert reference.dataset.description.endswith("of each")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"axes": {"extend": [8]}, "base": {"count": 6, "extend": 4, "overlap": 4}}, "overlap is 4, but must lie"),
         ({"metrics": ["fid"]}, "the metric 'fid' is one of pictures, but tiny draws clips; take fvd"),
         ({"features": "shapes-image"}, "tiny draws clips, but the features shapes-image are of pictures"),
         ({"metrics": ["fvd-window"], "window": 5}, "window is 5, but the shortest clips have 4 frames"),
@@ -97,6 +148,10 @@ def test_pictures_are_not_measured_as_clips(tmp_path):
             run_study(study("shapes-unet2d", base={"count": 6}, **changes), tmp_path)
     with pytest.raises(ValueError, match="window is missing"):
         study("shapes-unet2d", metrics=["fvd-window"])
+    with pytest.raises(ValueError, match="extend and overlap belong together"):
+        study("shapes-unet2d", axes={"extend": [8]})
+    with pytest.raises(DifflabError, match="is a model of pictures, which cannot be extended"):
+        run_study(study("shapes-unet2d", metrics=["fid"], base={"count": 6, "extend": 8, "overlap": 2}), tmp_path)
 
 
 def test_the_clip_features_see_motion():
@@ -125,7 +180,6 @@ def test_a_folder_named_after_the_study_keeps_its_clips(model, tmp_path: Path):
 
 def test_clips_are_scored_from_files(tmp_path):
     """Clips as .npz against others, by hand and by `score`; lengths and kinds that do not fit are told."""
-    from difflab.study.measure import score
 
     def saved(name, frames, seed=2, n=70):
         path = tmp_path / f"{name}.npz"
@@ -133,7 +187,7 @@ def test_clips_are_scored_from_files(tmp_path):
         return path
 
     five, six, other = saved("five", 5), saved("six", 6), saved("other", 5, seed=3)
-    found = score("fvd", five, other)
+    found = measure.score("fvd", five, other)
     extractor = open_extractor("shapes-clip")
     by_hand = frechet_features(*(extractor(np.load(path)["arr_0"]) for path in (five, other)))
     assert found.value == pytest.approx(by_hand, rel=1e-4)
@@ -145,8 +199,8 @@ def test_clips_are_scored_from_files(tmp_path):
         ("fid", five, other, "takes uint8 images of shape"),
     ):
         with pytest.raises(DifflabError, match=words):
-            score(metric, samples, reference, features="shapes-image" if metric == "fid" else None)
+            measure.score(metric, samples, reference, features="shapes-image" if metric == "fid" else None)
     with pytest.raises(DifflabError, match="holds clips of 5 frames, but 9 were asked for"):
-        score("fvd", five, other, frames=9)
+        measure.score("fvd", five, other, frames=9)
     with pytest.raises(DifflabError, match="the features shapes-image are of pictures, but fvd is not"):
-        score("fvd", five, other, features="shapes-image")
+        measure.score("fvd", five, other, features="shapes-image")

@@ -6,6 +6,7 @@ from torch import nn
 
 from difflab.nets.unet2d import UNet2D
 from difflab.train.config import OptimConfig
+from difflab.train.muon import Muon
 from difflab.train.optim import MuonWithAdam, hidden_matrices, make_optimizer, set_rate
 
 
@@ -57,6 +58,24 @@ def test_muon_moves_a_convolution_by_a_nearly_orthogonal_matrix_whatever_the_gra
         muon(layer).step()
         values = torch.linalg.svdvals(((before - layer.weight) / 0.1).reshape(8, -1).detach())
         assert 0.6 < values.min() <= values.max() < 1.25
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_steps_are_those_of_torchs_muon(shape):
+    """torch iterates in bfloat16, whose numbers have 8 bits: five iterations differ by some percent of 1."""
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (nn.Parameter(torch.zeros(shape)) for _ in range(2))
+    optimizers = (
+        Muon([ours], lr=0.1, weight_decay=0.1),
+        torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, momentum=0.95, nesterov=True),
+    )
+    for _ in range(3):
+        ours.grad = theirs.grad = torch.randn(shape, generator=generator)
+        for optimizer in optimizers:
+            optimizer.step()
+    unit = 3 * 0.1 * max(1.0, shape[0] / shape[1]) ** 0.5 / min(shape) ** 0.5
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.05 * unit)
+    assert (ours - theirs).abs().max() < 0.1 * ours.detach().abs().max()
 
 
 def test_biases_take_adams_step():

@@ -36,9 +36,11 @@ _DISTANCES: tuple[Metric, ...] = (
     "kid",
     "fvd",
     "fvd-window",
+    "fvd-last",
     "fvd-frozen",
     "fvd-shuffled",
     "kvd",
+    "fid-frames",
 )  # may span decades
 _MOST_COLUMNS = 10
 _FRAME_MILLISECONDS = 125  # of films

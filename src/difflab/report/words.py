@@ -117,7 +117,7 @@ def setting(name: str, value: Scalar) -> str:
     """One setting in words: "50 steps", "1 step", "eta 0.2", "seed 3"."""
     if name == "steps":
         return f"{plain(value)}\u00a0step{'' if value == 1 else 's'}"
-    if name == "frames" and value is not None:
+    if name in ("frames", "extend") and value is not None:
         return f"{plain(value)}\u00a0frame{'' if value == 1 else 's'}"
     if name == "sampler":
         return f"sampler {value}"
@@ -140,6 +140,7 @@ def axis_title(name: str) -> str:
         "count": "samples",
         "guidance": "guidance scale (1: off)",
         "frames": "frames of a clip",
+        "extend": "frames of a clip, drawn block by block",
     }
     return titles.get(name, name.replace("_", " "))
 

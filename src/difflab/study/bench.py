@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 from uuid import uuid4
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from difflab.core.guidance import Guidance
+from difflab.data.excerpts import last_frames, single_frames
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
 from difflab.errors import DifflabError
@@ -23,6 +24,7 @@ from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
 from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study
 from difflab.study.store import Store
+from difflab.zoo.clips import blocks_of, extended_batches
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
 from difflab.zoo.sampling import Draw, calls_of, plan, sample_batches
@@ -60,7 +62,7 @@ class Bench:
     store: Store
     shelf: Shelf
     batch: int
-    _against: dict[int | None, AdmReference] = field(default_factory=dict)
+    _against: dict[tuple[int | None, Control | None], AdmReference] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Model:
@@ -68,18 +70,27 @@ class Bench:
         return self.shelf.model(self.study.model, self.study.config)
 
     def model_of(self, settings: Settings) -> Model:
-        """The model, for clips of the length that a cell asks for."""
+        """The model, for clips of the length that a cell asks for, before they are extended."""
         return self.model.with_frames(settings.frames)
+
+    def frames_of(self, settings: Settings) -> int | None:
+        """Frames of a cell's clips; None for pictures."""
+        return settings.extend or self.model_of(settings).frames
 
     @cached_property
     def reference(self) -> Reference:
         """What samples are scored against, brought to the size, and for clips to the length, of the samples."""
-        return self.reference_of(self.model_of(self.study.base).frames)
+        return self.reference_of(self.frames_of(self.study.base))
 
-    def reference_of(self, frames: int | None) -> Reference:
-        """The reference as clips of so many frames; None as pictures."""
+    def reference_of(self, frames: int | None, control: Control | None = None) -> Reference:
+        """The reference as clips of so many frames, None as pictures, and what of it a control is compared with."""
         s = self.study
-        return Reference(s.reference, s.split, self.model.card.side, s.skip_broken, frames)
+        reference = Reference(s.reference, s.split, self.model.card.side, s.skip_broken, frames)
+        if control == "window":
+            return replace(reference, frames=s.window)
+        if control == "last":
+            return replace(reference, last=s.window)
+        return replace(reference, single=True) if control == "frames" else reference
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -88,6 +99,15 @@ class Bench:
             return self.shelf.extractor(self.study.features)
         clips = self.model.frames is not None
         return self.shelf.extractor(choose_features(self.study.reference, self.model.card.side, clips))
+
+    @cached_property
+    def picture_extractor(self) -> Extractor:
+        """The feature network for single frames of clips."""
+        return self.shelf.extractor(choose_features(self.study.reference, self.model.card.side))
+
+    def extractor_of(self, control: Control | None) -> Extractor:
+        """The feature network that looks at samples as a control does."""
+        return self.picture_extractor if control == "frames" else self.extractor
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -105,17 +125,18 @@ class Bench:
     @cached_property
     def against(self) -> AdmReference:
         """What the scores of the base setting compare with."""
-        return self.against_of(self.model_of(self.study.base).frames)
+        return self.against_of(self.frames_of(self.study.base))
 
-    def against_of(self, frames: int | None) -> AdmReference:
-        """What clips of so many frames compare with, None for pictures: the statistics, and features of single samples
-        where a metric needs them."""
-        if frames not in self._against:
-            reference, cache = self.reference_of(frames), self.store.root / "reference"
-            alone = not set(POINTWISE) & set(self.study.metrics)
-            points = None if alone else reference.points(self.extractor, REFERENCE_POINTS, cache)
-            self._against[frames] = AdmReference(reference.statistics(self.extractor, cache), points)
-        return self._against[frames]
+    def against_of(self, frames: int | None, control: Control | None = None) -> AdmReference:
+        """What clips of so many frames, None for pictures, compare with as a control looks at them: the statistics, and
+        for themselves features of single samples where a metric needs them."""
+        if (frames, control) not in self._against:
+            reference, cache = self.reference_of(frames, control), self.store.root / "reference"
+            extractor = self.extractor_of(control)
+            alone = control is not None or not set(POINTWISE) & set(self.study.metrics)
+            points = None if alone else reference.points(extractor, REFERENCE_POINTS, cache)
+            self._against[frames, control] = AdmReference(reference.statistics(extractor, cache), points)
+        return self._against[frames, control]
 
     @property
     def controls(self) -> list[Control]:
@@ -124,14 +145,25 @@ class Bench:
 
     def controlled(self, clips: np.ndarray, first: int) -> dict[str, np.ndarray]:
         """Features (n, d) of clips (n, F, ..) as each control looks at them; `first` is the index of the first one."""
-        return {control: self.extractor(self._seen(clips, control, first)) for control in self.controls}
+        return {c: self.extractor_of(c)(self._seen(clips, c, first)) for c in self.controls}
 
     def _seen(self, clips: np.ndarray, control: Control, first: int) -> np.ndarray:
         if control == "frozen":
             return frozen(clips)
         if control == "shuffled":
             return shuffled(clips, self.study.base.seed, first)
-        return clips[:, : self.study.window]
+        if control == "frames":
+            return single_frames(clips, np.arange(first, first + len(clips)))
+        window = self.study.window
+        assert window is not None
+        return last_frames(clips, window) if control == "last" else clips[:, :window]
+
+    def batches(self, settings: Settings, rows: range) -> Iterator[np.ndarray]:
+        """The samples of a cell with indices `rows`, some at a time: uint8 (b, H, W, C) or (b, F, H, W, C)."""
+        model, draw = self.model_of(settings), draw_of(settings)
+        if settings.extend is None or settings.overlap is None:
+            return sample_batches(model, draw, settings.seed, rows, self.batch)
+        return extended_batches(model, draw, settings.seed, rows, self.batch, settings.extend, settings.overlap)
 
     def taps(self) -> set[str]:
         """What is kept of every sample besides its pictures.
@@ -159,6 +191,7 @@ class Bench:
         for settings in self.study.cells():
             try:
                 plan(self.model_of(settings), draw_of(settings))
+                self.calls(settings)
             except DifflabError as error:
                 raise DifflabError(f"{self.study.name}: {error}") from error
 
@@ -167,6 +200,8 @@ class Bench:
 
     def _features_are_there(self) -> None:
         check_features(self.study, self.extractor)
+        for control in self.controls:
+            self.extractor_of(control)
 
     def _clips_meet_clips(self) -> None:
         """Clips need features and metrics of clips, pictures those of pictures."""
@@ -184,7 +219,7 @@ class Bench:
                 f"{self.model.card.name} draws {'clips' if clips else 'pictures'}; take "
                 f"{'fvd' if clips else 'fid'} or another."
             )
-        fewest = min(self.model_of(s).frames or 0 for s in study.cells())
+        fewest = min(self.frames_of(s) or 0 for s in study.cells())
         if clips and study.window is not None and study.window > fewest:
             raise DifflabError(
                 f"{study.name}: window is {study.window}, but the shortest clips have {fewest} frames; take no more."
@@ -227,8 +262,10 @@ class Bench:
         return True
 
     def calls(self, settings: Settings) -> int:
-        """Network calls a sample in one cell."""
-        return calls_of(self.model_of(settings), draw_of(settings))
+        """Network calls a sample in one cell. Raises DifflabError for an extension that the model cannot make."""
+        model, s = self.model_of(settings), settings
+        blocks = 1 if s.extend is None or s.overlap is None else blocks_of(model, s.extend, s.overlap)
+        return blocks * calls_of(model, draw_of(settings))
 
 
 class Measured(Protocol):

@@ -17,6 +17,7 @@ from difflab import files
 from difflab.data.archives import NpzImages
 from difflab.data.clips import Window, films_fingerprint, open_clips
 from difflab.data.dataset import BrokenImageError, Dataset, batches
+from difflab.data.excerpts import Excerpts
 from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.shapes_clips import ShapesClips, clips_fingerprint, sample_motions
 from difflab.data.sources import fingerprint, open_data
@@ -32,6 +33,7 @@ from difflab.zoo.registry import find_features, known_features, shipped_statisti
 
 SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
+CLIPS_REFERENCE = {"count": 5_000, "seed": 1}  # a clip costs as much as its frames, and each length has its own
 FRESH_SEED = 2
 CLIP_METRICS = ("fvd", "kvd")
 METRICS = (*ADM, *RELATIVES, *CLIP_METRICS)
@@ -79,23 +81,33 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are scored against: data or statistics, with the split and size it is used at."""
+    """What samples are scored against: data or statistics, with the split and size it is used at.
+
+    frames: of clips, None is pictures; last: how many of them are looked at, from the end, None is all; single: whether
+    one frame of each is looked at, as a picture.
+    """
 
     source: str
     split: str | None = None
     size: int | None = None
     skip_broken: bool = False
     frames: int | None = None
+    last: int | None = None
+    single: bool = False
 
     @cached_property
     def dataset(self) -> Dataset | None:
         """The data, or None when the source is a file of statistics."""
+        whole = self._whole()
+        return whole if whole is None or not (self.last or self.single) else Excerpts(whole, self.last)
+
+    def _whole(self) -> Dataset | None:
         if is_statistics(self.source):
             return None
         if self.source == SHAPES and self.split is not None:
             raise DifflabError(f"{SHAPES}: has no splits, {self.split!r} was asked for; leave the split out.")
         if self.source == SHAPES:
-            return self._scenes(**SHAPES_REFERENCE)
+            return self._scenes(**(SHAPES_REFERENCE if self.frames is None else CLIPS_REFERENCE))
         if self.frames is not None and not self.source.endswith(".npz"):
             return open_clips(self.source, Window(self.frames), self.size or 64, split=self.split)
         if self.frames is not None:
@@ -229,10 +241,13 @@ def picture_batches(
     dataset: Dataset, skip_broken: bool = False, order: np.ndarray | None = None
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Pictures of a data set, or of its items `order`, a batch at a time, and how many broken ones were passed over."""
-    if isinstance(dataset, Shapes | ShapesClips):  # drawn by the batch, many times faster than one by one
-        indices = np.arange(len(dataset)) if order is None else order
+    world = dataset.clips if isinstance(dataset, Excerpts) else dataset
+    if isinstance(world, Shapes | ShapesClips):  # drawn by the batch, many times faster than one by one
+        indices = np.arange(len(world)) if order is None else order
         for begin in range(0, len(indices), _BATCH):
-            yield dataset.batch(indices[begin : begin + _BATCH])[0], 0
+            rows = indices[begin : begin + _BATCH]
+            drawn = world.batch(rows)[0]
+            yield dataset.of(drawn, rows) if isinstance(dataset, Excerpts) else drawn, 0
         return
     for batch in batches(dataset, _BATCH, order=order, workers=os.cpu_count() or 1, skip_broken=skip_broken):
         yield batch.x, batch.skipped

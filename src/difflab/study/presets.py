@@ -15,7 +15,7 @@ from difflab.validation import yaml_mapping
 PROBLEM_SETS = {
     "ddim": ("ddim-steps", "ddim-eta", "ddim-grid"),
     "dit": ("dit-steps", "dit-cfg"),
-    "vdm": ("vdm-steps", "vdm-frames"),
+    "vdm": ("vdm-steps", "vdm-frames", "vdm-extend"),
 }
 _UNSHIPPED = ("vdm",)  # its demo model must be trained first, by recipes/shapes-unet3d.yaml
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships

@@ -33,9 +33,12 @@ def metric_names(bench: Bench) -> dict[Metric, str]:
     fvd = metric_name(passport, "fvd")
     looked: dict[Metric, str] = {
         "fvd-window": f"{fvd}, first {bench.study.window} frames",
+        "fvd-last": f"{fvd}, last {bench.study.window} frames",
         "fvd-frozen": f"{fvd}, frames frozen",
         "fvd-shuffled": f"{fvd}, frames shuffled",
     }
+    if "fid-frames" in bench.study.metrics:
+        looked["fid-frames"] = f"{metric_name(bench.picture_extractor.passport())}, single frames"
     return {m: truth.get(m) or looked.get(m) or metric_name(passport, m) for m in bench.study.metrics}
 
 
@@ -45,6 +48,7 @@ def passport(bench: Bench) -> dict[str, Any]:
     return {
         "model": card.model_dump(mode="json", exclude={"training"}) | {"weights sha256": bench.model.weights_hash},
         "features": bench.extractor.passport(),
+        **({"picture features": bench.picture_extractor.passport()} if "frames" in bench.controls else {}),
         "reference": {
             "source": bench.study.reference,
             "split": bench.study.split,
@@ -163,6 +167,8 @@ def command(study: Study, settings: Settings) -> str:
             words += [f"--{name}", f"{value:g}"]
     if s.frames is not None:
         words += ["--frames", str(s.frames)]
+    if s.extend is not None:
+        words += ["--extend", str(s.extend), "--overlap", str(s.overlap)]
     words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]
     return shlex.join(words)
 

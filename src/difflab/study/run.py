@@ -31,9 +31,9 @@ from difflab.study.engine import Engine, Failure, engine
 from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.record import command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
-from difflab.study.spec import CONTROLS, TRUTH, Metric, Settings, Study, key_of, read_study
+from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study, key_of, read_study
 from difflab.study.store import CellStore, Store, read_json
-from difflab.zoo.sampling import labels_of, sample_batches
+from difflab.zoo.sampling import labels_of
 
 STUDY_FILE = "study.yaml"
 
@@ -201,7 +201,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
     model = bench.model_of(settings)
     labels = labels_of(model, draw_of(settings), settings.seed, rows)
     taps, controls, truth, pictures, seconds, sizes = [], [], [], [], [], []
-    batches = sample_batches(model, draw_of(settings), settings.seed, rows, bench.batch)
+    batches = bench.batches(settings, rows)
     have = rows.start
     while True:
         clock = time.perf_counter()
@@ -251,7 +251,7 @@ def _floors(bench: Bench) -> dict[Metric, Score]:
     classes = {settings.classes for settings in bench.study.cells()}
     balanced = classes == {"balanced"} and bench.model.card.network.classes is not None
     metrics = bench.study.metrics
-    if len(frames := {bench.model_of(settings).frames for settings in bench.study.cells()}) > 1:
+    if len(frames := {bench.frames_of(settings) for settings in bench.study.cells()}) > 1:
         frames, metrics = {bench.study.window}, tuple(m for m in metrics if m == "fvd-window")
     reference = bench.reference_of(frames.pop())
     fresh = reference.fresh(counts.pop(), balanced) if len(counts) == 1 and metrics else None
@@ -297,11 +297,11 @@ def _measure(
     more: (N,) booleans for what the truth checker says, and (N, d) features of clips as controls look at them.
     """
 
-    def suite(features: Taps, length: int | None) -> Suite:
-        against, passport = bench.against_of(length), bench.extractor.passport()
+    def suite(features: Taps, control: Control | None = None) -> Suite:
+        against, passport = bench.against_of(frames, control), bench.extractor_of(control).passport()
         return Suite(features, against, passport, bench.study.replicates, bench.shelf.device)
 
-    whole, found = suite(taps, frames), _Measured({}, {}, {})
+    whole, found = suite(taps), _Measured({}, {}, {})
     for metric in metrics:
         if metric in TRUTH:
             marks = more[metric].astype(bool)
@@ -310,8 +310,7 @@ def _measure(
             found.marks[metric] = marks
             continue
         if (control := CONTROLS.get(metric)) is not None:
-            length = bench.study.window if control == "window" else frames
-            said = suite(Taps(more[control]), length).score("fvd")
+            said = suite(Taps(more[control]), control).score("fid" if control == "frames" else "fvd")
         else:
             said = whole.score(metric)
         found.scores[metric] = Score(value=said.value, low=said.low, high=said.high, n=said.n)
@@ -325,9 +324,15 @@ def _measure(
 def _measured_by(bench: Bench, frames: int | None) -> dict[str, Any]:
     """What decides a score, of clips of so many frames, besides the samples and the features."""
     against = bench.against_of(frames)
-    window = {} if bench.study.window is None else {"window": bench.study.window}
-    return window | {
+    seen = {
+        control: [
+            hashlib.sha256(m.tobytes()).hexdigest() for m in bench.against_of(frames, control).statistics.gaussian
+        ]
+        for control in bench.controls
+    }
+    return {
         "moments": [hashlib.sha256(m.tobytes()).hexdigest() for m in against.statistics.gaussian],
+        "controls": seen,
         "points": None if (points := against.features) is None else hashlib.sha256(points.tobytes()).hexdigest(),
         "reference": against.statistics.passport,
         "metrics": bench.study.metrics,
@@ -337,7 +342,7 @@ def _measured_by(bench: Bench, frames: int | None) -> dict[str, Any]:
 
 def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]:
     """The cell's record of scores: read, or measured and written last of all."""
-    frames = bench.model_of(settings).frames
+    frames = bench.frames_of(settings)
     measured_by = key_of(_measured_by(bench, frames))
     record = cell.get("result")
     if record is not None and record.get("measured_by") == measured_by:

@@ -18,10 +18,13 @@ from difflab.validation import plain_name, validated, yaml_mapping
 
 Metric = Literal[
     "fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy",
-    "fvd", "fvd-window", "fvd-frozen", "fvd-shuffled", "kvd", "direction",
+    "fvd", "fvd-window", "fvd-last", "fvd-frozen", "fvd-shuffled", "kvd", "fid-frames", "direction",
 ]  # fmt: skip
-Control = Literal["window", "frozen", "shuffled"]
-CONTROLS: dict[Metric, Control] = {"fvd-window": "window", "fvd-frozen": "frozen", "fvd-shuffled": "shuffled"}
+Control = Literal["window", "last", "frozen", "shuffled", "frames"]
+CONTROLS: dict[Metric, Control] = {
+    "fvd-window": "window", "fvd-last": "last", "fvd-frozen": "frozen", "fvd-shuffled": "shuffled",
+    "fid-frames": "frames",
+}  # fmt: skip
 TRUTH: tuple[Metric, ...] = ("valid", "accuracy", "direction")  # what the truth checker says
 Scalar = int | float | str | bool | None
 
@@ -34,8 +37,9 @@ class Settings(BaseModel):
 
     gamma, corrector: see `zoo.sampling.Draw`.
 
-    frames: of clips, None is as many as the model was trained on; count: samples a cell; seed: of their noise, common
-    to all cells unless it is an axis.
+    frames: of clips, None is as many as the model was trained on; extend: to how many frames they are then
+    continued, block by block, each of which begins with the last `overlap` frames before it (see
+    `zoo.clips.extend`); count: samples a cell; seed: of their noise, common to all cells unless it is an axis.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,6 +60,8 @@ class Settings(BaseModel):
     gamma: Annotated[float, Ge(0.0), Le(1.0)] | None = None
     corrector: Annotated[float, Ge(0.0), Le(1.0)] | None = None
     frames: Annotated[int, Gt(0)] | None = None
+    extend: Annotated[int, Gt(0)] | None = None
+    overlap: Annotated[int, Gt(0)] | None = None
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000
 
@@ -63,6 +69,12 @@ class Settings(BaseModel):
     def _eta_is_ddims(self) -> Settings:
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta is {self.eta:g}, but only the sampler ddim has an eta")
+        return self
+
+    @model_validator(mode="after")
+    def _overlap_is_of_extensions(self) -> Settings:
+        if (self.extend is None) != (self.overlap is None):
+            raise ValueError("extend and overlap belong together, but one is missing; give both, or neither")
         return self
 
 
@@ -75,11 +87,12 @@ class Study(BaseModel):
     measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
     Inception's), `kid`, `is`, `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and
     `accuracy`, whether a scene is of the class asked for; of clips `fvd` and `kvd` (called FD and KID unless the
-    features are I3D's), `fvd-window`, of the first `window` frames alone, so that clips of different lengths compare,
-    `fvd-frozen` and `fvd-shuffled`, the controls that tell whether motion is seen, and on `shapes` `direction`, whether
-    a clip moves where it was asked to; skip_broken: pass over pictures of the reference that
-    cannot be decoded; keep: samples kept as pictures; chunk: samples written at a time; replicates: of the
-    bootstrap.
+    features are I3D's), `fvd-window`, of the first `window` frames alone, so that clips of different lengths
+    compare, `fvd-last`, of the last ones against the last ones of real clips as long, `fvd-frozen` and `fvd-
+    shuffled`, the controls that tell whether motion is seen, `fid-frames`, of one frame of each clip, which sees no
+    motion, and on `shapes` `direction`, whether a clip moves where it was asked to; skip_broken: pass over pictures
+    of the reference that cannot be decoded; keep: samples kept as pictures; chunk: samples written at a time;
+    replicates: of the bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -127,8 +140,11 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _window_is_told(self) -> Study:
-        if "fvd-window" in self.metrics and self.window is None:
-            raise ValueError("window is missing, but the metric fvd-window needs the number of frames that it looks at")
+        needs = [metric for metric in self.metrics if metric in ("fvd-window", "fvd-last")]
+        if needs and self.window is None:
+            raise ValueError(
+                f"window is missing, but the metric {needs[0]} needs the number of frames that it looks at"
+            )
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from difflab.train.config import OptimConfig
+from difflab.train.muon import Muon
 
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -37,11 +38,10 @@ def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
 
 
 class MuonWithAdam(torch.optim.Optimizer):
-    """Muon (Jordan et al. 2024) for hidden weights, Adam for the rest, in one.
+    """Muon for hidden weights, Adam for the rest, in one.
 
-    Muon replaces the momentum of a matrix by the nearest orthogonal one, so that every direction moves alike. A
-    convolution (out, in, k, k) is the matrix (out, in k k): torch's Muon works on a view of that shape. The rate of
-    Adam's group is `adam_lr / lr` times that of Muon's.
+    A convolution (out, in, k, k) is the matrix (out, in k k): Muon works on a view of that shape. The rate of Adam's
+    group is `adam_lr / lr` times that of Muon's.
 
     Args:
         hidden: weights (out, in, ..) for Muon, contiguous.
@@ -57,7 +57,7 @@ class MuonWithAdam(torch.optim.Optimizer):
         super().__init__(groups, {"lr": config.lr, "rate": 1.0})
         self._matrices = [nn.Parameter(p.detach().view(len(p), -1)) for p in hidden]  # the same memory
         self._parts = (
-            torch.optim.Muon(self._matrices, lr=config.lr, weight_decay=config.weight_decay),
+            Muon(self._matrices, lr=config.lr, weight_decay=config.weight_decay),
             _adam(others, config),
         )
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from difflab.core.sampler import final, method, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, corrector_of, denoiser_of, labels_of, plan, seeded_noise
+from difflab.zoo.sampling import Draw, corrector_of, denoiser_of, labels_of, plan, sample_raw, seeded_noise
 
 
 def interpolate(
@@ -88,11 +90,7 @@ def extend(
     Each block is drawn so that its beginning agrees with the last `overlap` frames before it; the noise of block k
     belongs to seed + k. See `complete` for the rest.
     """
-    frames = model.frames or 0
-    if not 0 < overlap < frames:
-        raise DifflabError(
-            f"overlap is {overlap}, but must lie between 1 and {frames - 1}, one less than the model's clips have."
-        )
+    blocks_of(model, length, overlap)
     if begun.shape[2] < overlap:
         raise DifflabError(f"overlap is {overlap}, but only {begun.shape[2]} frames are there to go on from.")
     if length < begun.shape[2]:
@@ -102,3 +100,29 @@ def extend(
         fresh = complete(model, draw, begun[:, :, -overlap:], indices, seed=seed + block, weight=weight)
         begun, block = torch.cat([begun, fresh[:, :, overlap:]], dim=2), block + 1
     return begun[:, :, :length]
+
+
+def blocks_of(model: Model, length: int, overlap: int) -> int:
+    """How many blocks a clip of `length` frames is drawn in, the first one from noise alone.
+
+    Raises DifflabError for a model of pictures, or an overlap that is not shorter than a clip.
+    """
+    frames = model.frames
+    if frames is None:
+        raise DifflabError(f"{model.card.name}: is a model of pictures, which cannot be extended; leave it out.")
+    if not 0 < overlap < frames:
+        raise DifflabError(
+            f"overlap is {overlap}, but must lie between 1 and {frames - 1}, one less than the model's clips have."
+        )
+    return 1 + max(0, -(-(length - frames) // (frames - overlap)))
+
+
+def extended_batches(
+    model: Model, draw: Draw, seed: int, indices: range, batch: int, length: int, overlap: int
+) -> Iterator[np.ndarray]:
+    """Clips with the given indices, drawn and extended to `length` frames, at most `batch` at a time: uint8
+    (b, length, H, W, C)."""
+    for begin in range(0, len(indices), batch):
+        rows = indices[begin : begin + batch]
+        x = sample_raw(model, draw, seed, rows)
+        yield model.codec.decode(extend(model, draw, x[:, :, :length], length, overlap, rows, seed=seed))
