@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from difflab.cli.app import app
 from difflab.errors import DifflabError
 from difflab.score.adm import Reference, Suite
 from difflab.score.extractors import Taps, load_extractor
 from difflab.score.fvd import with_ddof
-from difflab.score.i3d import I3D, load_i3d, piergiaj
+from difflab.score.i3d import I3D, load_i3d, piergiaj, unpack_torchscript
 from difflab.score.metrics import frechet
 from difflab.score.scores import metric_name
 from difflab.score.statistics import Statistics
@@ -64,6 +66,44 @@ def test_what_is_no_i3d_is_told(weights, tmp_path):
             load_i3d(tmp_path / name)
     with pytest.raises(DifflabError, match="no convention 'stylegan'"):
         I3D.with_weights(torch.load(weights), "stylegan")  # type: ignore[arg-type]
+
+
+class Scripted(torch.nn.Module):
+    """Weights by name, as modules that TorchScript can save."""
+
+    def __init__(self, state: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        for head in dict.fromkeys(name.split(".")[0] for name in state):
+            below = {name.partition(".")[2]: value for name, value in state.items() if name.split(".")[0] == head}
+            if "" in below:
+                self.register_buffer(head, below[""])
+            else:
+                self.add_module(head, Scripted(below))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_weights_are_taken_out_of_torchscript_when_it_is_trusted(weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFLAB_HOME", str(tmp_path / "home"))
+    file, place = tmp_path / "i3d_torchscript.pt", tmp_path / "home" / "features" / "i3d_pretrained_400.pt"
+    torch.jit.save(torch.jit.script(Scripted(torch.load(weights))), file)
+    command = ["models", "unpack", str(file)]
+    with pytest.raises(DifflabError, match="code of its author"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not place.exists()
+    assert CliRunner().invoke(app, [*command, "--trust"], catch_exceptions=False).exit_code == 0
+    clips = torch.randint(0, 256, (1, 9, 8, 8, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    torch.testing.assert_close(load_i3d(place)(clips), load_i3d(weights)(clips))
+    with pytest.raises(DifflabError, match="are there already"):
+        CliRunner().invoke(app, [*command, "--trust"], catch_exceptions=False)
+    other = tmp_path / "other.pt"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), other)
+    for odd, words in ((other, "this is no I3D"), (weights, "is no TorchScript")):
+        with pytest.raises(DifflabError, match=words):
+            unpack_torchscript(odd, tmp_path / "out.pt")
+    assert not (tmp_path / "out.pt").exists()
 
 
 def test_names_of_the_other_port():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -42,6 +43,26 @@ def fetch(names: Annotated[list[str], typer.Argument(help="Names from `difflab m
             task = bar.add_task(name, total=None)
             path = fetch_model(name, lambda done, total: bar.update(task, completed=done, total=total))  # noqa: B023
         print(f"{name}: {path}")
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(help="i3d_torchscript.pt, of StyleGAN-V.")],
+    trust: Annotated[bool, typer.Option("--trust", help="The file is TorchScript, which is code of its author, and reading it may execute some: say that you trust it.")] = False,
+) -> None:  # fmt: skip
+    """Take the weights of I3D out of a TorchScript file to where FVD looks for them; its code is never asked for FVD."""
+    from difflab.errors import DifflabError
+    from difflab.score.i3d import unpack_torchscript
+    from difflab.zoo.registry import i3d_place
+
+    if not trust:
+        raise DifflabError(
+            f"{source}: is TorchScript, which is code of its author, and reading it may execute some; if you trust it, "
+            "repeat this with --trust."
+        )
+    if (place := i3d_place()).exists():
+        raise DifflabError(f"{place}: weights of I3D are there already; delete the file to replace them.")
+    print(f"The weights of I3D are in {unpack_torchscript(source, place)}")
 
 
 @app.command()

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from difflab import files
 from difflab.errors import DifflabError, suggest
 from difflab.precision import full_precision
 from difflab.score.resize import tf1_bilinear, torch_bilinear
@@ -226,7 +227,8 @@ def load_i3d(path: Path, convention: ConventionName = "stylegan-v", device: torc
         raise DifflabError(f"{path}: no such file; expected the weights of I3D.")
     if _is_torchscript(path):
         raise DifflabError(
-            f"{path}: is TorchScript, which is code and is not executed; give a state dict, i3d_pretrained_400.pt."
+            f"{path}: is TorchScript, which is code and is not executed here; if you trust its origin, take the "
+            "weights out once by `difflab models unpack FILE --trust`, or give i3d_pretrained_400.pt."
         )
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -238,6 +240,29 @@ def load_i3d(path: Path, convention: ConventionName = "stylegan-v", device: torc
         return I3D.with_weights(state, convention).to(device)
     except DifflabError as error:
         raise DifflabError(f"{path}: {error}") from error
+
+
+def unpack_torchscript(source: Path, dest: Path) -> Path:
+    """Write the weights of `i3d_torchscript.pt` as a state dict for `load_i3d`; returns `dest`.
+
+    Reading TorchScript may execute code of its author: methods that restore objects run while it loads. Its forward
+    pass is never called.
+
+    Raises DifflabError for a file that is no TorchScript, or not of I3D.
+    """
+    if not source.is_file() or not _is_torchscript(source):
+        raise DifflabError(f"{source}: is no TorchScript; expected i3d_torchscript.pt.")
+    try:
+        state = torch.jit.load(str(source), map_location="cpu").state_dict()
+    except Exception as error:  # the interpreter raises whatever the file's code makes it raise
+        raise DifflabError(f"{source}: cannot be read as TorchScript; is the download whole?") from error
+    try:
+        I3D.with_weights(state, "stylegan-v")
+    except DifflabError as error:
+        raise DifflabError(f"{source}: {error}") from error
+    with files.writing(dest) as file:
+        torch.save({name: value.clone() for name, value in state.items()}, file)
+    return dest
 
 
 def _is_torchscript(path: Path) -> bool:

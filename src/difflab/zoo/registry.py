@@ -220,8 +220,12 @@ def _inception() -> Entry:
 def _i3d() -> list[Entry]:
     """FVD's network, once for each convention (see `score.i3d`); its weights are Kinetics-400's of the TF hub."""
     url = "https://github.com/songweige/TATS/raw/main/tats/fvd/i3d_pretrained_400.pt"
-    place = home() / "features" / "i3d_pretrained_400.pt"
-    return [Entry(name, "features", (place,), url) for name in ("i3d", "i3d-videogpt", "i3d-tf")]
+    return [Entry(name, "features", (i3d_place(),), url) for name in ("i3d", "i3d-videogpt", "i3d-tf")]
+
+
+def i3d_place() -> Path:
+    """Where the weights of FVD's network are looked for."""
+    return home() / "features" / "i3d_pretrained_400.pt"
 
 
 def _below(root: Path, models: Kind) -> list[Entry]:
