@@ -51,6 +51,15 @@ def study(model: str, **changes) -> Study:
     return Study.model_validate({**fields, **changes})
 
 
+def trained_on(model: str, folder: Path, data: dict[str, object]) -> str:
+    """The model with a card that says what it was trained on."""
+    loaded = difflab.load(model)
+    card = loaded.card.model_copy(update={"training": {"recipe": {"data": data}}})
+    path = folder / "trained.safetensors"
+    save_checkpoint(path, card, loaded.network.state_dict())
+    return str(path)
+
+
 def test_every_view_of_clips_is_scored_with_its_floor(model, tmp_path):
     metrics = ["fvd", "fvd-shuffled", "fvd-frozen", "kvd", "direction", "accuracy", "valid"]
     asked = study(model, metrics=metrics, base={"count": 80, "steps": 2, "classes": "balanced"})

@@ -16,6 +16,7 @@ from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, num
 from difflab.report.findings import Knee
 from difflab.report.learning import heading as learning_heading
 from difflab.report.learning import learned, loss_gaps
+from difflab.report.nearest import Near
 from difflab.report.palette import COLOURS, Look, Palette
 from difflab.report.timing import Fit, calls
 from difflab.study.learning import Learning
@@ -312,6 +313,17 @@ def strip(result: Result) -> str | None:
             axes = figure.add_axes(box)
             films += _sheet(axes, block.shown)
             _heads(axes, block)
+        return _svg(figure, films)
+
+
+def nearest(result: Result, near: Near) -> str:
+    """Samples, and below each the training sample nearest to it."""
+    pairs = zip(result.cell(near.row).pictures(len(near.pictures)), near.pictures, strict=True)
+    shown = _Shown([np.stack(pair) for pair in pairs], ["drawn", "trained\non"])
+    width, height = _EDGE + 0.82 * len(shown.columns), 0.82 * shown.rows
+    with _styled():
+        figure = _figure(width, height)
+        films = _sheet(figure.add_axes((_EDGE / width, 0, 1 - _EDGE / width, 1)), shown)
         return _svg(figure, films)
 
 

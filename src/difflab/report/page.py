@@ -17,6 +17,7 @@ from difflab.report import figures, words
 from difflab.report.curves import curves, first_axis, scored
 from difflab.report.findings import findings, headline, knee
 from difflab.report.learning import LearningTable, build_learning_table, learning_findings, learning_headline
+from difflab.report.nearest import near_training
 from difflab.report.palette import COLOURS, Palette
 from difflab.report.paper import beside_paper
 from difflab.report.table import Table, build_table
@@ -387,6 +388,8 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
             f"{_BESIDE if result.study.base.classes == 'balanced' else ''}"
         )
         yield numbering.add(name, "strip", sheet, caption, caption, wide=True)
+    if (near := near_training(result)) is not None:
+        yield numbering.add(name, "nearest", figures.nearest(result, near), near.caption, near.caption, wide=True)
 
 
 def _abstract(results: Sequence[Result], learnings: Sequence[Learning]) -> str:

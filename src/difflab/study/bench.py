@@ -22,6 +22,7 @@ from difflab.score.extractors import Extractor
 from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
+from difflab.study.memory import training_data
 from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study
 from difflab.study.store import Store
 from difflab.zoo.clips import blocks_of, extended_batches
@@ -158,6 +159,11 @@ class Bench:
         assert window is not None
         return last_frames(clips, window) if control == "last" else clips[:, :window]
 
+    @cached_property
+    def beside_training(self) -> Settings | None:
+        """The cell whose samples are shown beside training samples: the first with the most network calls, if any."""
+        return max(self.study.cells(), key=self.calls) if self.study.nearest else None
+
     def batches(self, settings: Settings, rows: range) -> Iterator[np.ndarray]:
         """The samples of a cell with indices `rows`, some at a time: uint8 (b, H, W, C) or (b, F, H, W, C)."""
         model, draw = self.model_of(settings), draw_of(settings)
@@ -179,7 +185,7 @@ class Bench:
         """Everything that can be found missing or wrong before any work starts."""
         found = []
         for part in (self._model_fits, self._reference_is_there, self._features_are_there, self._truth_is_known,
-                     self._clips_meet_clips):  # fmt: skip
+                     self._clips_meet_clips, self._training_is_known):  # fmt: skip
             try:
                 part()
             except DifflabError as error:
@@ -227,6 +233,10 @@ class Bench:
 
     def _truth_is_known(self) -> None:
         self.truth_known  # noqa: B018
+
+    def _training_is_known(self) -> None:
+        if self.study.nearest:
+            training_data(self.study.name, self.model.card, self.frames_of(self.study.base))
 
     def decides(self, settings: Settings) -> dict[str, Any]:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""

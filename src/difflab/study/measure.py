@@ -129,9 +129,7 @@ class Reference:
         return found
 
     def _scenes(self, count: int, seed: int) -> Shapes | ShapesClips:
-        if self.frames is None:
-            return Shapes(self.size or 32, count, seed)
-        return ShapesClips(self.size or 32, self.frames, count, seed)
+        return scenes(self.size or 32, self.frames, count, seed)
 
     @property
     def fingerprint(self) -> str:
@@ -197,8 +195,8 @@ class Reference:
         other one; None where too few are known.
         """
         if self.source == SHAPES:
-            scenes = self._scenes(4 * count + 1000, FRESH_SEED)
-            return scenes, _even(scenes, count) if balanced else np.arange(count)
+            drawn = self._scenes(4 * count + 1000, FRESH_SEED)
+            return drawn, _even(drawn, count) if balanced else np.arange(count)
         if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
         try:
@@ -221,11 +219,16 @@ class Reference:
         }
 
 
-def _even(scenes: Shapes | ShapesClips, count: int) -> np.ndarray:
+def scenes(size: int, frames: int | None, count: int, seed: int) -> Shapes | ShapesClips:
+    """The world `shapes` as pictures, or as clips of so many frames."""
+    return Shapes(size, count, seed) if frames is None else ShapesClips(size, frames, count, seed)
+
+
+def _even(world: Shapes | ShapesClips, count: int) -> np.ndarray:
     """Indices (count,) of scenes whose classes come in turn."""
-    sampled = sample_scenes if isinstance(scenes, Shapes) else sample_motions
-    labels = sampled(scenes.seed, np.arange(len(scenes))).labels
-    of_each = [np.flatnonzero(labels == label) for label in range(len(scenes.classes))]
+    sampled = sample_scenes if isinstance(world, Shapes) else sample_motions
+    labels = sampled(world.seed, np.arange(len(world))).labels
+    of_each = [np.flatnonzero(labels == label) for label in range(len(world.classes))]
     return np.array([of_each[i % len(of_each)][i // len(of_each)] for i in range(count)])
 
 

@@ -29,6 +29,7 @@ from difflab.score.shares import paired_shares, wilson
 from difflab.study.bench import Bench, draw_of, open_benches
 from difflab.study.engine import Engine, Failure, engine
 from difflab.study.measure import FRESH_SEED, picture_batches
+from difflab.study.memory import nearest_training
 from difflab.study.record import command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
 from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study, key_of, read_study
@@ -336,6 +337,7 @@ def _measured_by(bench: Bench, frames: int | None) -> dict[str, Any]:
         "points": None if (points := against.features) is None else hashlib.sha256(points.tobytes()).hexdigest(),
         "reference": against.statistics.passport,
         "metrics": bench.study.metrics,
+        "nearest": bench.study.nearest,
         "replicates": bench.study.replicates,
     }
 
@@ -351,6 +353,9 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
     more = {name: cell.gather(name) for name in asked}
     found = _measure(bench, frames, taps, more, bench.study.metrics)
+    if settings == bench.beside_training:
+        near = nearest_training(bench, settings, cell.gather("features")[: bench.study.nearest])
+        cell.put_arrays("nearest", vars(near))
     record = {
         "measured_by": measured_by,
         "scores": {metric: score.model_dump() for metric, score in found.scores.items()},

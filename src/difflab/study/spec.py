@@ -91,8 +91,9 @@ class Study(BaseModel):
     compare, `fvd-last`, of the last ones against the last ones of real clips as long, `fvd-frozen` and `fvd-
     shuffled`, the controls that tell whether motion is seen, `fid-frames`, of one frame of each clip, which sees no
     motion, and on `shapes` `direction`, whether a clip moves where it was asked to; skip_broken: pass over pictures
-    of the reference that cannot be decoded; keep: samples kept as pictures; chunk: samples written at a time;
-    replicates: of the bootstrap.
+    of the reference that cannot be decoded; keep: samples kept as pictures; nearest: how many of these, of the cell
+    with the most network calls, are shown beside the training samples nearest to them; chunk: samples written at a
+    time; replicates: of the bootstrap.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,6 +112,7 @@ class Study(BaseModel):
     window: Annotated[int, Gt(1)] | None = None
     skip_broken: bool = False
     keep: Annotated[int, Ge(0)] = 64
+    nearest: Annotated[int, Ge(0)] = 0
     chunk: Annotated[int, Gt(0)] = 250
     replicates: Annotated[int, Gt(1)] = 200
 
@@ -139,7 +141,9 @@ class Study(BaseModel):
         return axes
 
     @model_validator(mode="after")
-    def _window_is_told(self) -> Study:
+    def _what_it_needs_is_told(self) -> Study:
+        if self.nearest > self.keep:
+            raise ValueError(f"nearest is {self.nearest}, but only {self.keep} samples are kept; keep as many")
         needs = [metric for metric in self.metrics if metric in ("fvd-window", "fvd-last")]
         if needs and self.window is None:
             raise ValueError(

@@ -4,6 +4,7 @@
 <root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
                    chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
                    chunk-00000.json  how long it took and where, beside the numbers and never among them
+                   nearest.npz       where asked for, the training samples nearest to some of the samples
                    result.json       the scores, written last: the same bytes however often killed
 <root>/reference/<key>.npz        statistics of what cells are scored against
 <root>/report/
@@ -42,6 +43,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
 @dataclass(frozen=True)
 class CellStore:
     """The folder of one cell."""
@@ -65,9 +72,7 @@ class CellStore:
     def put_chunk(self, index: int, arrays: Mapping[str, np.ndarray], timing: Mapping[str, Any]) -> None:
         """Write a chunk. Its timing goes first, so that a chunk that is there always has one."""
         files.write_json(self._chunk(index).with_suffix(".json"), timing)
-        buffer = io.BytesIO()
-        np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
-        files.write_bytes(self._chunk(index), buffer.getvalue())
+        files.write_bytes(self._chunk(index), _packed(arrays))
 
     def chunk(self, index: int, name: str) -> np.ndarray:
         """One array of one chunk; the others are not read. Raises DifflabError when the chunk is damaged."""
@@ -97,6 +102,18 @@ class CellStore:
         """What was recorded beside each chunk: seconds of sampling, in all and for a sample of each batch, samples,
         batch, machine."""
         return [read_json(self._chunk(i).with_suffix(".json")) for i in range(self.chunks())]
+
+    def put_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write arrays beside the chunks, such as `nearest`."""
+        files.write_bytes(self.path / f"{name}.npz", _packed(arrays))
+
+    def get_arrays(self, name: str) -> dict[str, np.ndarray] | None:
+        """Read arrays beside the chunks, or None."""
+        path = self.path / f"{name}.npz"
+        if not path.exists():
+            return None
+        with _undamaged(path), np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
 
     def put(self, name: str, value: Any) -> None:
         """Write a JSON record, such as `result`."""
