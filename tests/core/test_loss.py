@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from difflab.core.exact import GaussianDenoiser
-from difflab.core.loss import antithetic_timesteps, diffusion_loss
+from difflab.core.loss import antithetic_timesteps, diffusion_loss, lognormal_timesteps
 from difflab.core.prediction import add_noise, target
 from difflab.core.schedule import make_schedule
 
@@ -65,6 +65,20 @@ def test_antithetic_timesteps_cover_the_whole_range_evenly():
     counts = torch.bincount(t, minlength=10)
     assert len(counts) == 10
     assert (counts - 2000).abs().max() < 5 * 2**0.5 * 2000**0.5, "five standard deviations of paired counts"
+
+
+def test_lognormal_timesteps_have_that_median_and_spread_of_noise():
+    """Of a fine schedule ln(sigma / alpha) is normal, and pairs lie as far above as below the median."""
+    schedule = make_schedule("cosine", 4000)
+    t = lognormal_timesteps(20_001, schedule, 0.8, 1.1, torch.Generator().manual_seed(0))
+    alpha_bar = torch.from_numpy(schedule.alpha_bar)[t]
+    level = 0.5 * ((1 - alpha_bar) / alpha_bar).log()
+    assert t.shape == (20_001,)
+    assert level.mean().item() == pytest.approx(0.8, abs=0.01)  # of pairs: only rounding to timesteps is left
+    assert level.std().item() == pytest.approx(1.1, abs=0.02)
+    assert ((level < 0.8).double().mean()).item() == pytest.approx(0.5, abs=0.01)
+    beyond = lognormal_timesteps(50, make_schedule("cosine"), 60.0, 1.0)
+    assert torch.equal(beyond, torch.full((50,), 999))
 
 
 @pytest.mark.parametrize("kind", ["eps", "x0", "v"])

@@ -7,11 +7,15 @@ import pytest
 import torch
 
 import difflab
+from difflab.data.shapes_clips import ShapesClips
 from difflab.errors import DifflabError
 from difflab.train.config import parse_recipe
+from difflab.train.feed import Batch
 from difflab.train.loop import CHECKPOINT
+from difflab.train.motions_denoiser import MotionsDenoiser
 from difflab.train.objective import DiffusionObjective
 from difflab.train.run import train
+from difflab.zoo.codec import encode
 
 FIELDS = {
     "name": "clips", "family": "unet3d", "batch": 2, "steps": 3, "save_every": 1, "sample_every": 100,
@@ -83,10 +87,47 @@ def test_what_does_not_fit_is_told(changes, words):
 def test_classes_of_clips_are_hidden_sometimes():
     network = {**FIELDS["network"], "cond_dim": 4, "num_classes": 16, "class_dropout_prob": 0.5}
     objective = DiffusionObjective(recipe(network=network))
-    from difflab.train.feed import Batch
-
     labels = np.arange(16).repeat(20)
     batch = Batch(np.zeros((320, 3, 16, 16, 3), np.uint8), labels, labels)
     told = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))[3]
     assert 0.4 < (told == 16).float().mean() < 0.6
     assert ((told == 16) | (told == torch.from_numpy(labels))).all()
+
+
+def of_known_clips(**changes):
+    network = {**FIELDS["network"], "image_size": 32, "cond_dim": 4, "num_classes": 16}
+    data = {"source": "shapes", "size": 32, "frames": 3, "flip": False}
+    fields = {"network": network, "data": data, "target": "exact", "prediction": "x0", "error": "l2"}
+    return recipe(**fields | {"timesteps": "lognormal", "noise_level": [0.8, 1.1]} | changes)
+
+
+def test_the_exact_target_is_the_mean_of_the_class_that_is_told():
+    asked = of_known_clips()
+    objective = DiffusionObjective(asked)
+    clips, labels = ShapesClips(32, 3, seed=3).batch(np.arange(6))
+    x0, eps = encode(clips), torch.randn(6, 3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    t, y = torch.tensor([4, 10, 16, 18, 18, 19]), torch.from_numpy(labels)
+    y[4] = 16  # hidden
+    exact, schedule = MotionsDenoiser(3), asked.schedule.build()
+
+    def best(x, t, y):
+        return exact(x, schedule.at(t, 5), y).x0
+
+    assert objective.loss(best, (x0, t, eps, y)).item() < 1e-8
+    assert objective.loss(lambda x, t, y: best(x, t, (y + 5) % 16), (x0, t, eps, y)).item() > 1e-4
+
+
+def test_lognormal_timesteps_are_drawn_where_a_recipe_asks_for_them():
+    objective = DiffusionObjective(of_known_clips(schedule={"name": "cosine"}))
+    batch = Batch(np.zeros((200, 3, 32, 32, 3), np.uint8), np.zeros(200, np.int64), np.arange(200))
+    t = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))[1]
+    assert 650 < t.double().mean().item() < 780  # where sigma / alpha is e^0.8, t is 730; of uniform ones 500
+
+
+def test_exact_means_are_of_the_classes_of_the_world():
+    for changes in (
+        {"network": {**FIELDS["network"], "image_size": 32, "cond_dim": 4, "num_classes": 10}},
+        {"data": {"source": "shapes", "size": 32, "frames": 3, "flip": False, "images": 1}},
+    ):
+        with pytest.raises(DifflabError, match="target is exact, but"):
+            of_known_clips(**changes)

@@ -115,6 +115,8 @@ def test_features_recipes_are_told_by_their_kind(path):
         ("optim.lr=[1", r"'optim\.lr=\[1': the value is not YAML"),
         ("weighting=v", r"weighting is v, but prediction is eps: .*choose prediction: x0"),
         ("target=exact", r"target is exact, but data is .*choose target: data"),
+        ("timesteps=lognormal", r"timesteps: lognormal and noise_level belong together"),
+        ("noise_level=[0, 1]", r"timesteps: lognormal and noise_level belong together"),
         ("network.ch=33", r"network: ch is 33, but group norm needs a multiple of 32"),
         ("network.image_size=15", r"network: image_size is 15"),
         ("kind=wavelets", r"wavelets"),

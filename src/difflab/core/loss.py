@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -124,6 +125,24 @@ def _discretised_log_likelihood(x: Tensor, mean: Tensor, log_deviation: Tensor) 
 
 def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def lognormal_timesteps(
+    n: int, schedule: Schedule, mean: float, deviation: float, generator: torch.Generator | None = None
+) -> Tensor:
+    """(n,) int64 timesteps whose noise levels sigma / alpha are lognormal (Karras et al. 2022, table 1), drawn in pairs
+    above and below the median.
+
+    Where a sample is all but seen, or all but lost, there is little to learn: at the one end the error is small, at the
+    other most of it is not the network's.
+
+    Args:
+        mean, deviation: of ln(sigma / alpha).
+    """
+    z = torch.randn(n // 2 + 1, generator=generator, dtype=torch.float64)
+    levels = torch.from_numpy(0.5 * (np.log1p(-schedule.alpha_bar) - np.log(schedule.alpha_bar.clip(min=1e-300))))
+    t = torch.searchsorted(levels, mean + deviation * torch.cat([z, -z])[:n])
+    return t.clamp(max=schedule.timesteps - 1)
 
 
 def antithetic_timesteps(n: int, timesteps: int, generator: torch.Generator | None = None) -> Tensor:

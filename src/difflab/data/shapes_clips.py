@@ -12,6 +12,7 @@ whether shape and motion obey the rules.
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 
@@ -139,16 +140,48 @@ def sample_motions(seed: int, indices: np.ndarray) -> Motions:
         return (u[:, column] * n).astype(np.int64)
 
     direction, speed = pick(4, len(DIRECTIONS)), pick(5, len(SPEEDS))
-    way, rate = _WAYS[direction], _RATES[speed]
-    room = _FAR - _NEAR - _FREE * rate  # from where it can move freely
-    along = (u[:, 7] * (room + 1)).astype(np.int64)
-    start = np.where(way.sum(1) > 0, _NEAR + along, _FAR - along)
-    across = np.array(_ACROSS)[pick(6, len(_ACROSS))]
-    y, x = (np.where(way[:, axis] != 0, start, across) for axis in (0, 1))
+    along = (u[:, 7] * (_room(speed) + 1)).astype(np.int64)
+    y, x = _start(direction, along, pick(6, len(_ACROSS)))
     return Motions(
         pick(0, len(BACKGROUNDS)), pick(1, len(KINDS)), pick(2, len(COLOURS)), pick(3, len(SIZES)), direction, speed,
         y, x,
     )  # fmt: skip
+
+
+def every_way() -> tuple[Motions, np.ndarray]:
+    """All ways that a shape of any kind and size can move, W of them, and their probabilities (W,).
+
+    The colours of shape and background, on which they do not depend, are the first.
+    """
+    choices = (len(KINDS), len(SIZES), len(DIRECTIONS), len(SPEEDS), len(_ACROSS), _FAR - _NEAR)
+    kind, size, direction, speed, across, along = np.indices(choices).reshape(len(choices), -1)
+    probability = 1 / (math.prod(choices[:-1]) * (_room(speed) + 1))
+    y, x = _start(direction, along, across)
+    colour = np.zeros_like(kind)
+    possible = along <= _room(speed)
+    ways = (colour, kind, colour, size, direction, speed, y, x)
+    return Motions(*(values[possible] for values in ways)), probability[possible]
+
+
+def _room(speed: np.ndarray) -> np.ndarray:
+    """(N,) pixels by which a clip may begin later on its way, such that it still moves freely at first."""
+    return _FAR - _NEAR - _FREE * _RATES[speed]
+
+
+def _start(direction: np.ndarray, along: np.ndarray, across: np.ndarray) -> list[np.ndarray]:
+    """y and x (N,) of the first centre, `along` pixels from where its way begins, the `across`th of its direction."""
+    way = _WAYS[direction]
+    begin = np.where(way.sum(1) > 0, _NEAR + along, _FAR - along)
+    return [np.where(way[:, axis] != 0, begin, np.array(_ACROSS)[across]) for axis in (0, 1)]
+
+
+def masks_of(motions: Motions, frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different masks (M, 32, 32) that the frames of some clips show, and which one each shows (N, frames)."""
+    centres = motions.centres(frames)
+    seen = np.stack(np.broadcast_arrays(motions.kind[:, None], motions.size[:, None], *np.moveaxis(centres, -1, 0)), -1)
+    unlike, index = np.unique(seen.reshape(-1, 4), axis=0, return_inverse=True)
+    masks = _masks(unlike[:, 0], unlike[:, 1], unlike[:, None, 2:])[:, 0]
+    return masks, index.reshape(len(motions), frames)
 
 
 def draw_clips(motions: Motions, frames: int, size: int = SCENE_SIDE) -> np.ndarray:

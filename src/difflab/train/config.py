@@ -16,6 +16,7 @@ from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.data.clips import Short
 from difflab.data.dataset import Crop
+from difflab.data.shapes_clips import CLASSES
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
@@ -119,15 +120,17 @@ class Recipe(_Strict):
 class DiffusionRecipe(Recipe):
     """A diffusion model, of pixels or of the latents of an autoencoder.
 
-    error: `l2` squares what the network is off, `l1`, as video-diffusion-pytorch usually does, does not. The official
-    DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
-    network that learns its variance (learn_sigma), AdamW at 1e-4 and no clipping. autoencoder: by name, path or hub id
-    (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. start: a model whose weights it begins with, to be
-    tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every: steps between pictures.
-    target: what the network learns to tell apart from the noise: the `data` drawn, or, on pixels of `shapes` alone, the
-    `exact` mean of all scenes given the noisy picture (see `train.shapes_denoiser`). weighting: of the error over noise
-    levels, see `core.loss.diffusion_loss`; `v` needs the prediction x0. checkpointing: recompute activations in the
-    backward pass, which saves memory and costs a third more time.
+    error: `l2` squares what the network is off, `l1`, as video-diffusion-pytorch usually does, does not. The
+    official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
+    network that learns its variance (learn_sigma), AdamW at 1e-4 and no clipping. autoencoder: by name, path or hub
+    id (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. start: a model whose weights it begins with,
+    to be tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every: steps between
+    pictures. timesteps: `uniform`, `antithetic` pairs of such, or `lognormal` noise levels, of which noise_level
+    has mean and standard deviation (see `core.loss.lognormal_timesteps`). target: what the network learns to tell
+    apart from the noise: the `data` drawn, or, on pixels of `shapes` alone, the `exact` mean of all scenes or clips
+    given the noisy one (see `train.shapes_denoiser` and `train.motions_denoiser`). weighting: of the error over
+    noise levels, see `core.loss.diffusion_loss`; `v` needs the prediction x0. checkpointing: recompute activations
+    in the backward pass, which saves memory and costs a third more time.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -140,7 +143,8 @@ class DiffusionRecipe(Recipe):
     variance: Variance = "small"
     reduction: Reduction = "mean"
     error: Error = "l2"
-    timesteps: Literal["uniform", "antithetic"] = "uniform"
+    timesteps: Literal["uniform", "antithetic", "lognormal"] = "uniform"
+    noise_level: tuple[float, Annotated[float, Gt(0.0)]] | None = None
     target: Literal["data", "exact"] = "data"
     weighting: Weighting = "flat"
     ema_rate: Share = 0.9999
@@ -201,15 +205,26 @@ class DiffusionRecipe(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _lognormal_has_its_noise_level(self) -> DiffusionRecipe:
+        if (self.timesteps == "lognormal") != (self.noise_level is not None):
+            raise ValueError("timesteps: lognormal and noise_level belong together; give both, or neither")
+        return self
+
+    @model_validator(mode="after")
     def _exact_needs_a_known_world(self) -> DiffusionRecipe:
         d = self.data
-        if self.target == "exact" and (d.source, d.size, d.frames, d.dequantization, self.autoencoder) != (
-            "shapes", 32, None, None, None,
-        ):  # fmt: skip
+        if self.target != "exact":
+            return self
+        if (d.source, d.size, d.images, d.dequantization, self.autoencoder) != ("shapes", 32, 0, None, None):
             added = f" with {d.dequantization} noise" if d.dequantization else ""
             raise ValueError(
                 f"target is exact, but data is {d.source} at {d.size} pixels{added}: the exact mean is known "
                 "for plain shapes at 32 pixels alone; choose target: data"
+            )
+        if (classes := self.network.classes) not in ((None,) if d.frames is None else (None, len(CLASSES))):
+            raise ValueError(
+                f"target is exact, but the network is told {classes} classes: of pictures the exact mean is known "
+                f"without classes, of clips with their {len(CLASSES)}; choose target: data"
             )
         return self
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
@@ -9,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from difflab.core.loss import antithetic_timesteps, diffusion_loss, hybrid_terms
+from difflab.core.denoiser import Estimate
+from difflab.core.loss import antithetic_timesteps, diffusion_loss, hybrid_terms, lognormal_timesteps
 from difflab.core.posterior import Posteriors
+from difflab.core.schedule import Places
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents
 from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, sample_scenes
@@ -22,6 +26,7 @@ from difflab.nets.dit import DiT
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import Batch
+from difflab.train.motions_denoiser import MotionsDenoiser
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.train.start import begin_with
 from difflab.zoo.autoencoder import Autoencoder, open_autoencoder
@@ -51,7 +56,7 @@ class DiffusionObjective:
         self.recipe = recipe
         self.schedule = recipe.schedule.build()
         self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
-        self.denoiser = ShapesDenoiser() if recipe.target == "exact" else None
+        self.denoiser = _exact(recipe) if recipe.target == "exact" else None
         self.autoencoder: Autoencoder | None = None
 
     def build(self) -> nn.Module:
@@ -66,8 +71,7 @@ class DiffusionObjective:
     def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
         """Data in model space, timesteps and noise; for a network that is told classes, these, some of them hidden."""
         x0 = self._model_space(batch, generator, device)
-        draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
-        t = draw(len(x0), self.schedule.timesteps, generator).to(device)
+        t = self._timesteps(len(x0), generator).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
         if self.recipe.network.classes is None:
             return x0, t, eps
@@ -84,10 +88,13 @@ class DiffusionObjective:
         if self.posteriors is not None:
             error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors)
             return (error + bound).mean()
-        r, denoiser = self.recipe, self.denoiser.to(x0.device) if self.denoiser else None
-        return diffusion_loss(
-            answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, denoiser, r.error
-        )
+        r, exact = self.recipe, self._denoiser(x0.device, told[0] if told else None)
+        return diffusion_loss(answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, exact, r.error)
+
+    def _denoiser(self, device: torch.device, labels: Tensor | None) -> Callable[[Tensor, Places], Estimate] | None:
+        if isinstance(self.denoiser, MotionsDenoiser):
+            return partial(self.denoiser.to(device), labels=labels)
+        return self.denoiser.to(device) if self.denoiser else None
 
     def opened_autoencoder(self, device: torch.device) -> Autoencoder | None:
         """The autoencoder of a latent model, opened once. Raises DifflabError if its latents do not fit the network."""
@@ -112,6 +119,12 @@ class DiffusionObjective:
             posterior = Posterior(*torch.from_numpy(batch.moments).to(device).chunk(2, dim=1))
         noise = torch.randn(posterior.mean.shape, generator=generator)
         return posterior.sample(noise.to(device)) * autoencoder.scale
+
+    def _timesteps(self, n: int, generator: torch.Generator) -> Tensor:
+        if self.recipe.noise_level is not None:  # lognormal
+            return lognormal_timesteps(n, self.schedule, *self.recipe.noise_level, generator)
+        draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
+        return draw(n, self.schedule.timesteps, generator)
 
     def _labels(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """Class numbers (B,); with one class all are 0. Hidden ones are the null class (Ho and Salimans 2022)."""
@@ -185,6 +198,11 @@ class AutoencoderObjective:
         x, noise = drawn
         reconstruction, posterior = network(x, noise)
         return F.mse_loss(reconstruction.float(), x) + self.recipe.kl_weight * posterior.kl().mean()
+
+
+def _exact(recipe: DiffusionRecipe) -> ShapesDenoiser | MotionsDenoiser:
+    """The exact denoiser of the recipe's data, which are of a known world."""
+    return ShapesDenoiser() if recipe.data.frames is None else MotionsDenoiser(recipe.data.frames)
 
 
 def make_objective(recipe: AnyRecipe) -> Objective:

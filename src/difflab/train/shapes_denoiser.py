@@ -33,7 +33,7 @@ class ShapesDenoiser(nn.Module):
         super().__init__()
         masks = torch.from_numpy(world.placed_masks()).double()  # (S, P, K, 1024)
         self._inner = masks.shape[:3]
-        background, palette = (_model_space(table) for table in (world.BACKGROUNDS, world.COLOURS))
+        background, palette = (model_space(table) for table in (world.BACKGROUNDS, world.COLOURS))
         allowed = _allowed_pairs()
         each = 2 * len(world.KINDS) * len(palette)  # shapes that may lie at one place
         self._log_lone = math.log(0.5 / (_PLACES * each))
@@ -83,7 +83,7 @@ class ShapesDenoiser(nn.Module):
         return z.sum(2) @ self.background.T - 0.5 * snr * z.shape[2] * self.background.square().sum(1)
 
 
-def _model_space(table: dict[str, tuple[int, int, int]]) -> Tensor:
+def model_space(table: dict[str, tuple[int, int, int]]) -> Tensor:
     """A table of grey levels as (N, 3) in [-1, 1]."""
     return encode(np.array(list(table.values()), np.uint8)[:, None, None]).flatten(1).double()
 
