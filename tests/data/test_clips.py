@@ -225,3 +225,12 @@ def test_what_is_no_data_set_is_told(tmp_path):
         open_clips(tmp_path / "empty", Window(4), 16)
     with pytest.raises(DifflabError, match="all must be positive"):
         Window(0)
+
+
+def test_frames_of_different_sizes_are_told(tmp_path):
+    for i in range(3):
+        (tmp_path / "films" / "a").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40 if i == 1 else 32, 32)).save(tmp_path / "films" / "a" / f"{i}.png")
+    clips = open_clips(tmp_path / "films", Window(3, start="first"), 16)
+    with pytest.raises(BrokenImageError, match=r"1\.png: is of 40x32 pixels, but others are of 32x32"):
+        clips[0]

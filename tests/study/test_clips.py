@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,15 @@ import torch
 
 import difflab
 from difflab.data.shapes_clips import ShapesClips
+from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
+from difflab.report.findings import findings
+from difflab.report.nearest import near_training
 from difflab.report.page import Chapter, build_book
 from difflab.score.fvd import frozen, shuffled, with_ddof
 from difflab.score.metrics import frechet_features, frechet_to_reference
-from difflab.study import measure
+from difflab.score.statistics import save_statistics
+from difflab.study import measure, memory
 from difflab.study.measure import Reference, open_extractor, picture_batches
 from difflab.study.run import run_study
 from difflab.study.spec import Study
@@ -122,6 +127,41 @@ def test_extended_clips_are_measured_by_their_last_frames(model, tmp_path):
     build_book([Chapter("vdm", [result])], tmp_path / "report")
 
 
+def test_samples_are_shown_beside_the_nearest_training_samples(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MOST", 40)
+    asked = study(trained_on(model, tmp_path, {"source": "shapes", "seed": 0}), nearest=3, axes={"steps": [2, 1]})
+    result = run_study(asked, tmp_path / "out", device="cpu")
+    near = near_training(result)
+    assert near is not None
+    assert (near.row.varied["steps"], near.among, near.real.shape) == (2, 40, (3,))
+    features = open_extractor("shapes-clip")
+    trained = ShapesClips(frames=4, seed=0).batch(np.arange(40))[0]
+    gaps = np.linalg.norm(features(result.cell(near.row).pictures(3))[:, None] - features(trained), axis=2)
+    np.testing.assert_allclose(near.distances, gaps.min(1), rtol=1e-4)
+    np.testing.assert_array_equal(near.pictures, trained[gaps.argmin(1)])
+    page = build_book([Chapter(None, [result])], tmp_path / "report").read_text()
+    assert "the nearest of 40 training samples" in page
+    assert "As many real samples" in page
+
+
+def test_real_samples_that_were_trained_on_are_no_measure(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "MOST", 40)
+    same = trained_on(model, tmp_path, {"source": "shapes", "seed": measure.CLIPS_REFERENCE["seed"]})
+    near = near_training(run_study(study(same, nearest=2, axes={"steps": [1]}), tmp_path / "out", device="cpu"))
+    assert near is not None
+    assert near.real.size == 0
+    assert "As many real" not in near.caption
+
+
+def test_training_samples_must_be_known(model, tmp_path):
+    with pytest.raises(DifflabError, match="does not say what it was trained on"):
+        run_study(study(model, nearest=2), tmp_path)
+    with pytest.raises(DifflabError, match="nowhere"):
+        run_study(study(trained_on(model, tmp_path, {"source": "/nowhere"}), nearest=2), tmp_path)
+    with pytest.raises(ValueError, match="nearest is 5, but only 4 samples are kept"):
+        study(model, nearest=5)
+
+
 @pytest.mark.parametrize(("last", "expected"), [(2, [[2, 3], [2, 3], [2, 3], [2, 3], [2, 3]]), (None, [0, 1, 2, 3, 0])])
 def test_excerpts_look_at_last_or_single_frames(last, expected):
     reference = Reference("shapes", frames=4, last=last, single=last is None)
@@ -187,6 +227,63 @@ def test_a_folder_named_after_the_study_keeps_its_clips(model, tmp_path: Path):
     assert [row.scores for row in again.rows] == [row.scores for row in run_study(study(model), tmp_path).rows]
 
 
+def film_folder(path: Path, count: int = 40, frames: int = 6) -> Path:
+    """Films of the world, as .mp4."""
+    for i, clip in enumerate(ShapesClips(32, frames, seed=4).batch(np.arange(count))[0]):
+        save_samples(path / f"{i:03d}.mp4", clip[None])
+    return path
+
+
+def test_films_are_a_reference(model, tmp_path):
+    """A folder of films scores the samples; a broken one is refused, or passed over where that is asked for."""
+    films = film_folder(tmp_path / "films")
+    asked = {"reference": str(films), "metrics": ["fvd"], "features": "shapes-clip"}
+    result = run_study(study(model, **asked), tmp_path / "a", device="cpu")
+    assert result.passport["reference"]["n"] == 40
+    with pytest.raises(DifflabError, match=r"FVD needs I3D's weights"):
+        run_study(study(model, reference=str(films)), tmp_path / "b")
+    with pytest.raises(DifflabError, match="the longest has 6 frames"):
+        run_study(study(model, **asked, axes={"frames": [4, 7]}), tmp_path / "b")
+    (films / "cut.mp4").write_bytes((films / "000.mp4").read_bytes()[:300])
+    with pytest.raises(DifflabError, match=r"cut\.mp4: .*--skip-broken"):
+        run_study(study(model, **asked), tmp_path / "b")
+    with pytest.warns(UserWarning, match="1 broken films and 0 of fewer than 4 frames"):
+        run_study(study(model, **asked, skip_broken=True), tmp_path / "c", device="cpu")
+    assert not (tmp_path / "b").exists()
+
+
+def test_films_that_are_no_squares_are_not_brought_to_size_unasked(tmp_path):
+    folder = tmp_path / "wide"
+    for i in range(2):
+        save_samples(folder / f"{i}.mp4", np.zeros((1, 4, 32, 48, 3), np.uint8))
+    with pytest.raises(
+        DifflabError, match=r"has films of \d+x\d+, but squares of one size are needed; say with --size"
+    ):
+        measure.score("fvd", folder, folder, features="shapes-clip", frames=4)
+    with pytest.raises(DifflabError, match="frames is 0"):
+        measure.score("fvd", folder, folder, features="shapes-clip", frames=0)
+
+
+def test_statistics_are_of_clips_of_one_length(tmp_path):
+    extractor = open_extractor("shapes-clip")
+    made = Reference("shapes", size=32, frames=4)
+    assert made.dataset is not None
+    moments, _, _ = measure.reference_moments(made.dataset, extractor)
+    save_statistics(tmp_path / "four.npz", moments, made.passport(extractor))
+    stored = Reference(str(tmp_path / "four.npz"), frames=4)
+    np.testing.assert_array_equal(stored.statistics(extractor).mu, moments.mean)
+    for other in (replace(stored, frames=5), replace(stored, last=3), replace(stored, single=True)):
+        with pytest.raises(DifflabError, match="holds statistics of clips of 4 frames, but ones of"):
+            other.statistics(extractor)
+
+
+def test_rows_of_different_lengths_are_not_compared(model, tmp_path):
+    asked = study(model, metrics=["fvd-window", "fvd"], axes={"frames": [3, 6]}, window=3)
+    told = " ".join(findings(run_study(asked, tmp_path, device="cpu")))
+    assert "FD (shapes-clip), first 3 frames" in told or "FD, first 3 frames" in told
+    assert "best FD is" not in told
+
+
 def test_clips_are_scored_from_files(tmp_path):
     """Clips as .npz against others, by hand and by `score`; lengths and kinds that do not fit are told."""
 
@@ -196,7 +293,7 @@ def test_clips_are_scored_from_files(tmp_path):
         return path
 
     five, six, other = saved("five", 5), saved("six", 6), saved("other", 5, seed=3)
-    found = measure.score("fvd", five, other)
+    found = measure.score("fvd", five, other, features="shapes-clip")
     extractor = open_extractor("shapes-clip")
     by_hand = frechet_features(*(extractor(np.load(path)["arr_0"]) for path in (five, other)))
     assert found.value == pytest.approx(by_hand, rel=1e-4)
@@ -208,7 +305,7 @@ def test_clips_are_scored_from_files(tmp_path):
         ("fid", five, other, "takes uint8 images of shape"),
     ):
         with pytest.raises(DifflabError, match=words):
-            measure.score(metric, samples, reference, features="shapes-image" if metric == "fid" else None)
+            measure.score(metric, samples, reference, features="shapes-image" if metric == "fid" else "shapes-clip")
     with pytest.raises(DifflabError, match="holds clips of 5 frames, but 9 were asked for"):
         measure.score("fvd", five, other, frames=9)
     with pytest.raises(DifflabError, match="the features shapes-image are of pictures, but fvd is not"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,7 +17,7 @@ from difflab.zoo.card import Card
 from difflab.zoo.clips import complete, extend
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.model import Model, build_model
-from difflab.zoo.sampling import Draw, sample
+from difflab.zoo.sampling import Draw, sample, seeded_noise
 
 CORRELATION = 0.8
 
@@ -103,8 +105,38 @@ def test_clips_go_on_as_long_as_asked(model):
     longer = extend(model, draw, begun, 15, 2, range(2))
     assert longer.shape == (2, 3, 15, 8, 8)
     torch.testing.assert_close(longer[:, :, :6], begun)
-    second = complete(model, draw, begun[:, :, -2:], range(2), seed=1)
+    second = complete(model, draw, begun[:, :, -2:], range(2), block=1)
     torch.testing.assert_close(longer[:, :, 6:10], second[:, :, 2:])
+
+
+def test_blocks_have_noise_of_their_own_and_one_class(model, monkeypatch):
+    """No block shares its noise with another, nor with samples of other seeds; the class of a clip stays."""
+    draws = [seeded_noise(model, seed, [3], block).draw(0) for seed in (0, 1, 2) for block in (0, 1, 2)]
+    assert len({x.numpy().tobytes() for x in draws}) == 9
+    told = []
+    monkeypatch.setattr("difflab.zoo.clips.labels_of", lambda model, draw, seed, indices: told.append(seed))
+    extend(model, Draw("ddim", 2), torch.zeros(2, 3, 6, 8, 8), 15, 2, range(2), seed=7)
+    assert told == [7, 7, 7]
+
+
+def test_clips_of_any_length_begin_with_the_same_noise(model):
+    short, long = (seeded_noise(model.with_frames(frames), 0, range(3)).draw(2) for frames in (4, 9))
+    assert torch.equal(short, long[:, :, :4])
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_weights_of_guidance_are_numbers_from_zero(model, weight):
+    with pytest.raises(DifflabError, match="weight of reconstruction guidance"):
+        complete(model, Draw("ddim", 2), torch.zeros(1, 3, 2, 8, 8), range(1), weight=weight)
+
+
+def test_ddim_clamps_on_a_schedule_that_ends_in_almost_no_signal(model):
+    """The reference clamps with every sampler; else DDIM's first step magnifies what eps is off two thousandfold."""
+    card = model.card.model_copy(update={"schedule": ScheduleConfig(name="cosine-9999"), "prediction": "eps"})
+    usual = replace(model, card=card)
+    x = sample(usual, n=2, sampler="ddim", steps=5, output="raw")
+    assert x.abs().max() <= 1.0
+    assert sample(usual, n=2, sampler="ddim", steps=5, output="raw", clip=False).abs().max() > 10
 
 
 @pytest.mark.parametrize("given", [0, 6, 9])

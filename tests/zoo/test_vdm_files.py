@@ -61,6 +61,8 @@ def test_the_file_is_as_the_reference_loads_it(config, tmp_path):
         (lambda s: s.update({"denoise_fn.extra": torch.zeros(1)}), "do not belong.*extra"),
         (lambda s: s.update({"denoise_fn.init_conv.weight": torch.zeros(9, 3, 1, 7, 7)}), "9 wide, the others 8"),
         (lambda s: s.update({"denoise_fn.time_mlp.1.bias": torch.zeros(3)}), "time_mlp.0.bias has shape"),
+        (lambda s: s.update({"betas": s["betas"][:10]}), "its table of betas, 10 of them, is not the cosine curve"),
+        (lambda s: s.update({"betas": torch.linspace(1e-4, 0.02, 20)}), "20 of them, is not the cosine curve"),
     ],
 )
 def test_damaged_files_are_told_in_one_sentence(spoil, words, tmp_path):
@@ -71,6 +73,14 @@ def test_damaged_files_are_told_in_one_sentence(spoil, words, tmp_path):
     torch.save(file, tmp_path / "model-1.pt")
     with pytest.raises(DifflabError, match=words):
         difflab.load(tmp_path / "model-1.pt")
+
+
+def test_fields_that_are_told_wrong_are_told_in_one_sentence(tmp_path):
+    config = UNet3DConfig(**SIZE, dim=8, dim_mults=(1, 2), attn_heads=2, attn_dim_head=8)
+    path = convert(saved(tmp_path, config), tmp_path / "model-1.pt", "official")
+    for told, words in (({"image_size": 31}, "image_size is 31"), ({"num_frames": 0}, "'num_frames' is 0")):
+        with pytest.raises(DifflabError, match=words):
+            difflab.load(path, config=told)
 
 
 def test_what_the_reference_does_not_know_is_not_written(tmp_path):

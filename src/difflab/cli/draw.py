@@ -43,7 +43,7 @@ def sample(
     frames: Annotated[int | None, typer.Option(help="Frames of each clip; as many as the model was trained on when left out.")] = None,
     extend: Annotated[int | None, typer.Option(help="Go on, block by block, to clips of so many frames.")] = None,
     init_frames: Annotated[Path | None, typer.Option(help="Begin with the frames of this film or folder of frames.")] = None,
-    overlap: Annotated[int | None, typer.Option(help="Frames that a block begins with; half a clip when left out, or all given ones.")] = None,
+    overlap: Annotated[int | None, typer.Option(min=1, help="Frames that a block begins with; half a clip when left out, or all given ones.")] = None,
     reconstruction: Annotated[float | None, typer.Option(help="Weight with which known frames guide the others, 1 when left out; 0 only puts them in their place.")] = None,
     seed: Seed = 0,
     batch: Batch = 64,
@@ -131,7 +131,7 @@ def _going_on(
             f"{model.card.name}: is a model of pictures, which have no frames; leave --extend and --init-frames out."
         )
     known = None if init is None else encode(beginning(init, overlap, model.card.side)[None])
-    shared = overlap or (known.shape[2] if known is not None else max(1, model.frames // 2))
+    shared = overlap if overlap is not None else (known.shape[2] if known is not None else max(1, model.frames // 2))
     for begin in range(0, n, batch):
         rows = range(begin, min(begin + batch, n))
         if known is None:

@@ -28,12 +28,14 @@ class SeededNoise:
         indices: (B,) sample indices of this batch.
         shape: of one sample.
         device: where the tensors go; the numbers are made on the CPU, so that they are the same everywhere.
+        block: another one is another stream of the same samples, for what is drawn after them.
     """
 
     seed: int
     indices: Sequence[int]
     shape: tuple[int, ...]
     device: torch.device | str = "cpu"
+    block: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**64:
@@ -42,13 +44,24 @@ class SeededNoise:
     def draw(self, k: int) -> Tensor:
         """(B, *shape) float32."""
         out = np.empty((len(self.indices), *self.shape), np.float32)
-        stream = np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=[0, 0, 0, k])
+        stream = np.random.Philox(key=np.array([self.seed, 0], np.uint64), counter=[0, self.block, 0, k])
         generator, fresh = np.random.Generator(stream), stream.state
         for row, index in zip(out, self.indices, strict=True):
             fresh["state"]["key"][1] = index  # begins the sample's stream; building a new one takes five times as long
             stream.state = fresh
             generator.standard_normal(out=row, dtype=np.float32)
         return torch.from_numpy(out).to(self.device)
+
+
+@dataclass(frozen=True)
+class ClipNoise:
+    """The noise of clips (B, C, F, H, W), drawn frame by frame: clips of another length begin with the same frames."""
+
+    frames: SeededNoise  # of shape (F, C, H, W)
+
+    def draw(self, k: int) -> Tensor:
+        """(B, C, F, H, W) float32."""
+        return self.frames.draw(k).transpose(1, 2).contiguous()
 
 
 def seeded_classes(seed: int, indices: Sequence[int], classes: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from difflab.core.denoiser import Denoise, Estimate
 from difflab.core.noise import Noise
 from difflab.core.schedule import Point
+from difflab.errors import DifflabError
 
 _APART = 1 << 32  # the draws for the known part, apart from those of the steps
 
@@ -28,7 +30,7 @@ class Reconstruction:
         denoise: of the whole clips.
         known: (B, C, n, H, W) the first frames, in model space.
         noise: of samples of the whole shape; see `core.noise`.
-        weight: 0 only puts the known frames in their place, and the others hardly follow them.
+        weight: at least 0, which only puts the known frames in their place, and the others hardly follow them.
         clip: whether estimates are clamped to [-1, 1] after they are moved.
     """
 
@@ -38,6 +40,10 @@ class Reconstruction:
     weight: float = 1.0
     clip: bool = False
     _asked: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.weight) and self.weight >= 0.0):
+            raise DifflabError(f"the weight of reconstruction guidance is {self.weight:g}, but must be 0 or more.")
 
     def __call__(self, x: Tensor, at: Point) -> Estimate:
         """Estimate for x (B, C, F, H, W) at a point that all samples share."""

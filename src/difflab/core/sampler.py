@@ -80,7 +80,7 @@ class Ancestral:
 
     variance `small` is the posterior's own, `large` is beta = 1 - alpha_t^2 / alpha_s^2, `learned` lies between the two
     in log space where the network says (Nichol and Dhariwal 2021, eq. 15). gamma, 0 to 1, takes a fixed place between
-    the two in log space instead (Ho et al. 2022, eq. 5): 0 is small, 1 is large.
+    the two in log space instead (Ho et al. 2022): 0 is small, 1 is large.
 
     Raises DifflabError for a gamma out of range.
     """
@@ -123,7 +123,7 @@ class Ancestral:
 @dataclass(frozen=True)
 class Langevin:
     """A corrector: one step of Langevin dynamics at the noise level reached (Song et al. 2021, algorithm 4; Ho et al.
-    2022, eq. 7), which leaves the distribution there alone to first order and wipes out some of the steps' errors.
+    2022), which leaves the distribution there alone to first order and wipes out some of the steps' errors.
 
     size: delta; z becomes z - delta sigma eps / 2 + sqrt(delta) sigma noise, at the price of one more network call.
     """

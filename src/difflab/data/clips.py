@@ -107,6 +107,16 @@ class Clips:
     description: str = ""
 
     @property
+    def broken(self) -> list[str]:
+        """Of each film that cannot be used, its name and what is wrong with it."""
+        return [f"{self.listed.root / film.name}: {film.problem}" for film in self.films if film.problem]
+
+    @property
+    def short(self) -> int:
+        """How many sound films are left out because they are too short."""
+        return len(self.films) - len(self.broken) - len(self.kept)
+
+    @property
     def classes(self) -> tuple[str, ...] | None:
         """Names of the classes."""
         return self.listed.classes
@@ -150,7 +160,7 @@ def open_clips(
     out = {film.name for film in (*broken, *short)}
     kept = [i for i, film in enumerate(films) if film.name not in out]
     if not kept:
-        first = f"{broken[0].name} {broken[0].problem}" if broken else f"the longest has {_longest(short)}"
+        first = f"the longest has {_longest(short)}" if short else f"{broken[0].name} {broken[0].problem}"
         raise DifflabError(
             f"{source}: none of {len(films)} films has a clip of {window.frames} frames ({first}); take fewer frames, "
             "or fill short films up by short: repeat or loop."
@@ -170,11 +180,26 @@ def beginning(path: Path, frames: int | None, size: int) -> np.ndarray:
     """
     if not path.exists():
         raise DifflabError(f"{path}: no such film or folder of frames.")
+    if frames is not None and frames < 1:
+        raise DifflabError(f"{frames} frames of {path} were asked for, but at least one is needed.")
     film = probe(path.parent, path.name, "")
     if not film.problem and frames is not None and film.frames < frames:
         raise DifflabError(f"{path}: has {film.frames} frames, but {frames} were asked for.")
     transform = Transform(size)
     return np.stack([transform(x) for x in read_frames(path.parent, film, np.arange(frames or film.frames))])
+
+
+def side_of_films(source: str | Path, split: str | None = None) -> int:
+    """The side in pixels of films that are all squares of one size. Raises DifflabError for others."""
+    listed = _listed(_home(source), split)
+    sizes = sorted({(film.width, film.height) for film in index_films(listed.root, listed.names) if not film.problem})
+    if len(sizes) == 1 and sizes[0][0] == sizes[0][1]:
+        return sizes[0][0]
+    found = " and ".join(f"{width}x{height}" for width, height in sizes[:2]) or "none that can be read"
+    raise DifflabError(
+        f"{source}: has films of {found}{' and others' if len(sizes) > 2 else ''}, but squares of one size are needed; "
+        "say with --size how many pixels wide to make them."
+    )
 
 
 def films_fingerprint(source: str | Path) -> str:

@@ -123,7 +123,14 @@ def read_frames(root: Path, film: Film, wanted: np.ndarray) -> np.ndarray:
     if path.is_dir():
         pictures = _frame_files(path)
         numbers, where = np.unique(wanted, return_inverse=True)
-        return np.stack([decode(pictures[n].read_bytes(), str(pictures[n])) for n in numbers])[where]
+        frames = [decode(pictures[n].read_bytes(), str(pictures[n])) for n in numbers]
+        for number, frame in zip(numbers, frames, strict=True):
+            if frame.shape != frames[0].shape:
+                sizes = [f"{x.shape[1]}x{x.shape[0]}" for x in (frame, frames[0])]
+                raise BrokenImageError(
+                    f"{pictures[number]}: is of {sizes[0]} pixels, but others are of {sizes[1]}; make them alike."
+                )
+        return np.stack(frames)[where]
     found = _decoded(path, film, set(wanted.tolist()))
     if len(found) < len(set(wanted.tolist())):
         lost = min(set(wanted.tolist()) - found.keys())

@@ -57,6 +57,13 @@ def first_axis(result: Result) -> str:
     return next(iter(result.study.axes))
 
 
+def comparable(result: Result, metric: Metric) -> bool:
+    """Whether rows compare: clips of different lengths have real clips of their own lengths to be compared with, unless
+    only their first frames are looked at, and so do not."""
+    lengths = {"frames", "extend"} & result.study.axes.keys()
+    return not lengths or not metric.startswith(("fvd", "kvd", "fid")) or metric == "fvd-window"
+
+
 def scored(result: Result, metric: Metric) -> list[Row]:
     """The rows that have this score."""
     return [row for row in result.rows if metric in row.scores]

@@ -8,7 +8,18 @@ from itertools import combinations
 from typing import Literal
 
 from difflab.report import words
-from difflab.report.curves import MORE_IS_BETTER, Comparison, Curve, best, compare, curves, first_axis, numeric, scored
+from difflab.report.curves import (
+    MORE_IS_BETTER,
+    Comparison,
+    Curve,
+    best,
+    comparable,
+    compare,
+    curves,
+    first_axis,
+    numeric,
+    scored,
+)
 from difflab.report.timing import timing
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
@@ -50,7 +61,7 @@ def findings(result: Result) -> list[str]:
     """What a study found: best cell, contrast between axes, trends, knees, time, cells that failed."""
     sentences = []
     for metric in result.metric_names:
-        if scored(result, metric):
+        if scored(result, metric) and comparable(result, metric):
             sentences += _of_metric(result, metric)
     return [*sentences, *timing(result), *_failures(result)]
 
@@ -59,8 +70,8 @@ def headline(results: Sequence[Result]) -> list[str]:
     """The main findings of all studies for the abstract: a sentence a study, its note, and sampling time."""
     sentences = []
     for result in results:
-        metric = next(iter(result.metric_names))
-        if scored(result, metric):
+        metric = next((m for m in result.metric_names if scored(result, m) and comparable(result, m)), None)
+        if metric is not None:
             line = curves(scored(result, metric), first_axis(result))[0]
             told = contrast(result, metric, evidence=False) or " ".join(choices(result, metric))
             sentences.append(told or _summary(result, metric, line))

@@ -23,18 +23,31 @@ class Near:
     @property
     def caption(self) -> str:
         """What is shown, and how near it is."""
-        found = words.significant(float(np.median(self.distances)), 2)
-        among = f"the nearest of {words.fixed(self.among, 0)} training samples, by the features"
-        text = f"Samples, and below each {among}; their median distance is {found}"
+        shown = "one window of each" if self.pictures.ndim == 5 else "each"
+        text = (
+            f"Samples, and below each the nearest of {words.fixed(self.among, 0)} training samples ({shown}), by the "
+            f"features, at distances of {_span(self.distances)}"
+        )
         if not self.real.size:
             return f"{text}."
-        real = words.significant(float(np.median(self.real)), 2)
-        return f"{text}, that of as many real samples which were not trained on {real}. Much less would be copying."
+        return (
+            f"{text}. As many real samples that were not trained on lie at {_span(self.real)}; copies lie much nearer."
+        )
+
+
+def _span(distances: np.ndarray) -> str:
+    """The least, the middle and the largest."""
+    low, middle, high = (words.significant(float(x)) for x in np.quantile(distances, [0.0, 0.5, 1.0]))
+    return f"{low} to {high} (median {middle})"
 
 
 def near_training(result: Result) -> Near | None:
     """Of the row where they were looked for; None where none were."""
-    for row in result.rows:
-        if not row.error and (found := result.cell(row).get_arrays("nearest")) is not None:
-            return Near(row, found["pictures"], found["distances"], found["real"], int(found["among"]))
-    return None
+    sound = [row for row in result.rows if not row.error]
+    if not result.study.nearest or not sound:
+        return None
+    row = max(sound, key=lambda row: row.calls)
+    found = result.cell(row).get_arrays("nearest")
+    if found is None or len(found["pictures"]) != result.study.nearest:
+        return None
+    return Near(row, found["pictures"], found["distances"], found["real"], int(found["among"]))

@@ -234,7 +234,9 @@ def load_i3d(path: Path, convention: ConventionName = "stylegan-v", device: torc
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on arbitrary bytes the restricted unpickler trips in any way it likes
         raise DifflabError(f"{path}: cannot be read as a PyTorch state dict; is it another file?") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise DifflabError(f"{path}: holds no state dict; expected the weights of I3D.")
     try:
         return I3D.with_weights(state, convention).to(device)

@@ -28,7 +28,7 @@ from difflab.study.store import Store
 from difflab.zoo.clips import blocks_of, extended_batches
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, calls_of, plan, sample_batches
+from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, sample_batches
 
 _OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *CONTROLS)
 
@@ -110,6 +110,11 @@ class Bench:
         """The feature network that looks at samples as a control does."""
         return self.picture_extractor if control == "frames" else self.extractor
 
+    @property
+    def extractors(self) -> list[Extractor]:
+        """All feature networks that look at the samples."""
+        return [self.extractor, *([self.picture_extractor] if "frames" in self.controls else [])]
+
     @cached_property
     def statistics(self) -> Statistics:
         """The reference's statistics, kept in the store."""
@@ -121,7 +126,8 @@ class Bench:
         card = self.model.card
         clips = self.model.frames is not None
         check_truth(self.study, card.name, card.side, card.network.classes, CLIP_CLASSES if clips else CLASSES)
-        return self.study.reference == SHAPES and card.side == SCENE_SIDE and self.model.frames != 1
+        shortest = min((self.frames_of(s) for s in self.study.cells()), key=lambda n: n or 0)
+        return self.study.reference == SHAPES and card.side == SCENE_SIDE and shortest != 1
 
     @cached_property
     def against(self) -> AdmReference:
@@ -194,6 +200,7 @@ class Bench:
 
     def _model_fits(self) -> None:
         self.model.codec  # noqa: B018 (the autoencoder of a latent model is there, too)
+        check_conditions(self.model, None, 1)
         for settings in self.study.cells():
             try:
                 plan(self.model_of(settings), draw_of(settings))
@@ -202,7 +209,10 @@ class Bench:
                 raise DifflabError(f"{self.study.name}: {error}") from error
 
     def _reference_is_there(self) -> None:
-        check_reference(self.study)
+        for frames in dict.fromkeys(map(self.frames_of, self.study.cells())):
+            check_reference(self.study, self.reference_of(frames))
+            for control in self.controls:
+                check_reference(self.study, self.reference_of(frames, control))
 
     def _features_are_there(self) -> None:
         check_features(self.study, self.extractor)
@@ -241,8 +251,8 @@ class Bench:
     def decides(self, settings: Settings) -> dict[str, Any]:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""
         card = self.model_of(settings).card
-        extra = {"controls": sorted(self.controls), "window": self.study.window} if self.controls else {}
-        return extra | {
+        return {
+            **{f"as {control}": self._looks(control) for control in self.controls},
             "weights": self.model.weights_hash,
             "network": card.network.model_dump(mode="json"),
             "schedule": card.schedule.model_dump(mode="json"),
@@ -257,6 +267,14 @@ class Bench:
             "chunk": self.study.chunk,
             "dtype": "float32",
         }
+
+    def _looks(self, control: Control) -> Any:
+        """What decides the features of samples as a control looks at them, besides the samples."""
+        if control in ("window", "last"):
+            return self.study.window
+        if control == "shuffled":
+            return self.study.base.seed
+        return self.extractor_of(control).passport() if control == "frames" else True
 
     def warm(self) -> None:
         """Make the first forward pass, which costs extra, before any clock runs; later calls do nothing."""
@@ -291,12 +309,8 @@ class Measured(Protocol):
     def metrics(self) -> tuple[Metric, ...]: ...
 
 
-def check_reference(study: Measured) -> None:
-    """Raise DifflabError unless a study's reference is there, with the pictures that its metrics need.
-
-    The size follows from the model; without one the data can still be looked for.
-    """
-    reference = Reference(study.reference, study.split)
+def check_reference(study: Measured, reference: Reference) -> None:
+    """Raise DifflabError unless a study's reference is there, with the pictures that its metrics need."""
     lone = [metric for metric in study.metrics if metric in POINTWISE]
     if reference.dataset is None and lone and not reference.has_pictures:
         raise DifflabError(

@@ -19,7 +19,7 @@ from difflab.data.sources import open_data
 from difflab.errors import DifflabError
 from difflab.study.bench import check_features, check_reference, check_truth
 from difflab.study.learning import Learning, LearningStudy, Point, Variant
-from difflab.study.measure import FRESH_SEED, SHAPES, choose_features, open_extractor, picture_batches
+from difflab.study.measure import FRESH_SEED, SHAPES, Reference, choose_features, open_extractor, picture_batches
 from difflab.study.result import Result
 from difflab.study.run import run_study
 from difflab.study.spec import Study, key_of
@@ -91,7 +91,7 @@ def run_learning(
 
 def _check(study: LearningStudy, variant: str, recipe: DiffusionRecipe) -> None:
     """Find what is missing before hours of training: the reference, the features, the truth, the held-out pictures."""
-    check_reference(study)
+    check_reference(study, Reference(study.reference, study.split, recipe.data.size))
     check_features(study, open_extractor(study.features or choose_features(study.reference, recipe.data.size)))
     check_truth(study, f"the variant {variant}", recipe.data.size, recipe.network.classes)
     _held_out(study, recipe)

@@ -15,7 +15,7 @@ import numpy as np
 
 from difflab import files
 from difflab.data.archives import NpzImages
-from difflab.data.clips import Window, films_fingerprint, open_clips
+from difflab.data.clips import Window, films_fingerprint, open_clips, side_of_films
 from difflab.data.dataset import BrokenImageError, Dataset, batches
 from difflab.data.excerpts import Excerpts
 from difflab.data.shapes import Shapes, sample_scenes
@@ -44,13 +44,19 @@ _OTHER_SPLIT = {"train": "test", "test": "train"}
 def choose_features(reference: str, size: int, clips: bool = False) -> str:
     """The feature network for a reference when none was asked for.
 
-    Scenes are measured by `shapes-image`. Photographs are measured by Inception where its weights are on this machine,
-    so that the number is FID; else, at 32x32, by `cifar10-image`. Raises DifflabError when neither will do.
+    Scenes are measured by `shapes-image`, their clips by `shapes-clip`, films by I3D. Photographs are measured by
+    Inception where its weights are on this machine, so that the number is FID; else, at 32x32, by `cifar10-image`.
+    Raises DifflabError when neither will do.
     """
     if reference == SHAPES:
         return "shapes-clip" if clips else "shapes-image"
+    if clips and find_features("i3d") is not None:
+        return "i3d"
     if clips:
-        return "shapes-clip" if find_features("i3d") is None else "i3d"
+        raise DifflabError(
+            f"{reference}: FVD needs I3D's weights, which are not on this machine; get them with `difflab models fetch "
+            "i3d`, or name other features, such as shapes-clip, with --features."
+        )
     if find_features(INCEPTION) is not None:
         return INCEPTION
     if size == 32 and find_features("cifar10-image") is not None:
@@ -109,10 +115,24 @@ class Reference:
         if self.source == SHAPES:
             return self._scenes(**(SHAPES_REFERENCE if self.frames is None else CLIPS_REFERENCE))
         if self.frames is not None and not self.source.endswith(".npz"):
-            return open_clips(self.source, Window(self.frames), self.size or 64, split=self.split)
+            return self._film_clips(self.frames)
         if self.frames is not None:
             return self._npz_clips()
         return open_data(self.source, split=self.split, size=self.size)
+
+    def _film_clips(self, frames: int) -> Dataset:
+        size = self.size if self.size is not None else side_of_films(self.source, self.split)
+        found = open_clips(self.source, Window(frames), size, split=self.split)
+        if found.broken and not self.skip_broken:
+            raise DifflabError(f"{found.broken[0]}; repair or delete it, or pass over such films with --skip-broken.")
+        if found.broken or found.short:
+            warnings.warn(
+                f"{self.source}: {len(found.broken)} broken films and {found.short} of fewer than {frames} frames are "
+                "left out.",
+                UserWarning,
+                stacklevel=2,
+            )
+        return found
 
     def _npz_clips(self) -> Dataset:
         found = NpzImages(self.source)
@@ -143,7 +163,7 @@ class Reference:
     def statistics(self, extractor: Extractor, cache: Path | None = None) -> Statistics:
         """Moments of its features: read from the file, from what ships, from `cache`, or computed and cached there."""
         if self.dataset is None:
-            return load_statistics(Path(self.source))
+            return self._stored()
         passport = self.passport(extractor)
         shipped = shipped_statistics(key_of(passport))
         kept = cache / f"{key_of(passport)}.npz" if cache else None
@@ -156,6 +176,23 @@ class Reference:
             save_statistics(kept, moments, passport, spatial)
             return load_statistics(kept)
         return Statistics(*moments.gaussian(), moments.n, passport, *(spatial.gaussian() if spatial else (None, None)))
+
+    def _stored(self) -> Statistics:
+        """Statistics from a file. Raises DifflabError for ones of other clips than these."""
+        found = load_statistics(Path(self.source))
+        told = (found.passport or {}).get("clips")
+        if self.frames is not None and told != self._clips():
+            of = f"of {told}" if told else "of pictures, or of clips that it does not name"
+            raise DifflabError(
+                f"{self.source}: holds statistics {of}, but ones of {self._clips()} are needed; give the clips."
+            )
+        return found
+
+    def _clips(self) -> str:
+        """What of clips is looked at, in words."""
+        if self.single:
+            return f"single frames of clips of {self.frames}"
+        return f"the last {self.last} of {self.frames} frames" if self.last else f"clips of {self.frames} frames"
 
     @property
     def has_pictures(self) -> bool:
@@ -216,6 +253,7 @@ class Reference:
             "count": len(self.dataset),
             "split": self.split,
             "extractor": extractor.passport(),
+            **({} if self.frames is None else {"clips": self._clips()}),
         }
 
 
@@ -360,7 +398,7 @@ def scores(
     if clips and len(clips) < len(metrics):
         raise DifflabError(f"the metric {clips[0]!r} is one of clips, the others are of pictures; ask for them apart.")
     length = _length(str(samples), frames) if clips else None
-    dataset = Reference(str(samples), size=size, frames=length).dataset
+    dataset = Reference(str(samples), None, size, skip_broken, length).dataset
     if dataset is None:
         raise DifflabError(f"{samples}: these are statistics, but samples to score must be pictures.")
     against = Reference(str(reference), split, size or (_side(dataset) if clips else None), skip_broken, length)
@@ -399,7 +437,9 @@ def _length(samples: str, frames: int | None) -> int:
         if frames is not None and frames != own:
             raise DifflabError(f"{samples}: holds clips of {own} frames, but {frames} were asked for; leave them out.")
         return own
-    return frames or 16
+    if frames is not None and frames < 1:
+        raise DifflabError(f"frames is {frames}, but a clip has at least one.")
+    return 16 if frames is None else frames
 
 
 def _left_out(metric: str, extractor: Extractor, reference: Reference) -> bool:

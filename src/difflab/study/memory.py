@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from difflab.data.clips import Window, open_clips
 from difflab.data.dataset import Dataset
+from difflab.data.sources import open_data
 from difflab.errors import DifflabError
-from difflab.study.measure import SHAPES, Reference, feature_batches, scenes
-from difflab.study.spec import Settings
+from difflab.study.measure import CLIPS_REFERENCE, SHAPES, feature_batches, scenes
+from difflab.study.spec import Settings, Study
 from difflab.zoo.card import Card
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ def training_data(study: str, card: Card, frames: int | None) -> Dataset:
 
     Raises DifflabError where the card does not say, or the data are not on this machine.
     """
-    data: dict[str, Any] = card.training.get("recipe", {}).get("data", {})
+    data: Any = card.training.get("recipe", {}).get("data", {})
     if "source" not in data:
         raise DifflabError(
             f"{study}: the nearest training samples were asked for, but the card of {card.name} does not say what it "
@@ -46,9 +49,11 @@ def training_data(study: str, card: Card, frames: int | None) -> Dataset:
         )
     if data["source"] == SHAPES:
         return scenes(card.side, frames, MOST, data["seed"])
-    found = Reference(data["source"], data.get("split"), card.side, frames=frames).dataset
-    assert found is not None  # statistics are not trained on
-    return found
+    if frames is None:
+        return open_data(data["source"], size=card.side, split=data.get("split"), crop=data.get("crop"))
+    window = Window(frames, data.get("stride", 1), data.get("fps"), short=data.get("short", "drop"))
+    how = {"crop": data["crop"]} if data.get("crop") else {}
+    return open_clips(data["source"], window, card.side, split=data.get("split"), **how)
 
 
 def nearest_training(bench: Bench, settings: Settings, features: np.ndarray) -> Nearest:
@@ -59,17 +64,26 @@ def nearest_training(bench: Bench, settings: Settings, features: np.ndarray) -> 
     known = np.concatenate([part for part, _ in feature_batches(data, bench.extractor, order=order)])
     distances, found = _nearest(features, known)
     pictures = np.stack([data[int(order[index])].x for index in found])
-    return Nearest(pictures, distances, _of_real(bench, frames, data, known, len(features)), len(order))
+    return Nearest(pictures, distances, _of_real(bench, frames, known, len(features)), len(order))
 
 
-def _of_real(bench: Bench, frames: int | None, data: Dataset, known: np.ndarray, count: int) -> np.ndarray:
-    """Distances of `count` samples of the reference, (0,) where these are the training samples themselves."""
+def _of_real(bench: Bench, frames: int | None, known: np.ndarray, count: int) -> np.ndarray:
+    """Distances of `count` samples of the reference, (0,) where some of these may have been trained on."""
     reference = bench.reference_of(frames).dataset
-    if reference is None or reference.description == data.description:
+    if reference is None or not _apart(bench.study, bench.model.card.training["recipe"]["data"]):
         return np.zeros(0)
     order = np.sort(np.random.default_rng(1).permutation(len(reference))[:count])
     parts = [part for part, _ in feature_batches(reference, bench.extractor, bench.study.skip_broken, order)]
     return _nearest(np.concatenate(parts), known)[0]
+
+
+def _apart(study: Study, trained: Mapping[str, Any]) -> bool:
+    """Whether the reference has none of the training samples: another source, split or, of `shapes`, draw."""
+    if study.reference != trained["source"]:
+        return True
+    if study.reference == SHAPES:
+        return trained["seed"] != CLIPS_REFERENCE["seed"]
+    return study.split is not None and trained.get("split") is not None and study.split != trained["split"]
 
 
 def _nearest(features: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -73,12 +73,14 @@ def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:
 
 
 def _about_counts(bench: Bench) -> Iterator[str]:
-    counts, dim = {s.count for s in bench.study.cells()}, bench.extractor.dim
-    if min(counts) < dim + 1:
-        yield (
-            f"The {min(counts)} samples of a cell are fewer than the {dim} features need for a covariance of full "
-            "rank: the level of FD is mostly bias here, and only its differences at equal n mean something."
-        )
+    counts = {s.count for s in bench.study.cells()}
+    for extractor in bench.extractors:
+        if min(counts) < extractor.dim + 1:
+            yield (
+                f"The {min(counts)} samples of a cell are fewer than the {extractor.dim} features {extractor.name} "
+                "need for a covariance of full rank: the level of FD is mostly bias here, and only its differences at "
+                "equal n mean something."
+            )
     if len(counts) > 1:
         yield "Cells differ in their count of samples; FD falls with the count, so compare only cells of one count."
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from difflab.core.noise import Noise, StartedNoise
 from difflab.core.reconstruction import Reconstruction
-from difflab.core.sampler import final, method, trajectory
+from difflab.core.sampler import final, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, corrector_of, denoiser_of, labels_of, plan, sample_raw, seeded_noise
+from difflab.zoo.sampling import Draw, clamps, corrector_of, denoiser_of, labels_of, plan, sample_raw, seeded_noise
 
 
 def interpolate(
@@ -47,7 +47,9 @@ def interpolate(
     return final(trajectory(denoiser_of(model, draw, None), sampler, points, source))
 
 
-def complete(model: Model, draw: Draw, known: Tensor, indices: range, *, seed: int = 0, weight: float = 1.0) -> Tensor:
+def complete(
+    model: Model, draw: Draw, known: Tensor, indices: range, *, seed: int = 0, weight: float = 1.0, block: int = 0
+) -> Tensor:
     """Clips that begin with given frames, by reconstruction guidance.
 
     Args:
@@ -57,6 +59,7 @@ def complete(model: Model, draw: Draw, known: Tensor, indices: range, *, seed: i
         indices: of the samples, which with the seed decide their noise.
         seed: of the noise, and of random classes.
         weight: see `core.reconstruction`.
+        block: of a clip that is drawn in several, counted from 0; each has noise of its own, and all one class.
 
     Returns (B, C, F, H, W) in model space, whose first n frames are `known`. Raises DifflabError unless 0 < n < F.
     """
@@ -73,10 +76,9 @@ def complete(model: Model, draw: Draw, known: Tensor, indices: range, *, seed: i
             f"{model.card.name}: the given frames have shape {tuple(known.shape[1:])}, but it draws {model.shape}."
         )
     sampler, points = plan(model, draw)
-    noise = seeded_noise(model, seed, indices)
+    noise = seeded_noise(model, seed, indices, block)
     plain = denoiser_of(model, replace(draw, clip=False), labels_of(model, draw, seed, indices))
-    clip = (method(draw.sampler).clips and model.bounded) if draw.clip is None else draw.clip
-    guided = Reconstruction(plain, known.to(model.device), noise, weight, clip)
+    guided = Reconstruction(plain, known.to(model.device), noise, weight, clamps(model, draw))
     x = final(trajectory(guided, sampler, points, noise, corrector_of(draw)))
     return torch.cat([known.to(x), x[:, :, given:]], dim=2)
 
@@ -87,8 +89,8 @@ def extend(
 ) -> Tensor:  # fmt: skip
     """Clips of `length` frames that go on from the frames `begun` (B, C, n, H, W), block by block.
 
-    Each block is drawn so that its beginning agrees with the last `overlap` frames before it; the noise of block k
-    belongs to seed + k. See `complete` for the rest.
+    Each block is drawn so that its beginning agrees with the last `overlap` frames before it. See `complete` for the
+    rest.
     """
     blocks_of(model, length, overlap)
     if begun.shape[2] < overlap:
@@ -97,7 +99,7 @@ def extend(
         raise DifflabError(f"{length} frames were asked for, but {begun.shape[2]} are there already; ask for more.")
     block = 1
     while begun.shape[2] < length:
-        fresh = complete(model, draw, begun[:, :, -overlap:], indices, seed=seed + block, weight=weight)
+        fresh = complete(model, draw, begun[:, :, -overlap:], indices, seed=seed, weight=weight, block=block)
         begun, block = torch.cat([begun, fresh[:, :, overlap:]], dim=2), block + 1
     return begun[:, :, :length]
 

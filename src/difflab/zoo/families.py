@@ -256,7 +256,9 @@ class Family:
     """What all models of a family share.
 
     config: the pydantic class of its network's arguments; build: config -> network; spacing, sampler, steps,
-    rounding: what its official sampling script does.
+    rounding: what its official sampling script does; clamps: whether x0 of pixels is clamped whatever the sampler, as
+    video-diffusion-pytorch does: its schedule ends in so little signal that DDIM's first step would magnify errors
+    thousandfold.
     """
 
     name: str
@@ -266,6 +268,7 @@ class Family:
     sampler: SamplerName
     steps: int
     rounding: Rounding
+    clamps: bool = False
 
 
 def _unet2d(config: UNet2DConfig) -> nn.Module:
@@ -290,7 +293,7 @@ FamilyName = Literal["unet2d", "dit", "unet3d"]
 FAMILIES: dict[FamilyName, Family] = {
     "unet2d": Family("unet2d", UNet2DConfig, _unet2d, "uniform", "ddim", 50, "nearest"),
     "dit": Family("dit", DiTConfig, _dit, "respaced", "ddpm", 250, "shifted"),
-    "unet3d": Family("unet3d", UNet3DConfig, _unet3d, "trailing", "ddpm", 1000, "floor"),
+    "unet3d": Family("unet3d", UNet3DConfig, _unet3d, "trailing", "ddpm", 1000, "floor", clamps=True),
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from difflab.core.denoiser import Denoiser, Network, Told
 from difflab.core.guidance import Guidance, Guided
 from difflab.core.names import Course, Spacing
-from difflab.core.noise import GivenNoise, Noise, SeededNoise, seeded_classes
+from difflab.core.noise import ClipNoise, GivenNoise, Noise, SeededNoise, seeded_classes
 from difflab.core.sampler import Ancestral, Langevin, Sampler, Step, final, method, trajectory
 from difflab.core.schedule import Point, path_of, respaced_timesteps, timestep_grid
 from difflab.errors import DifflabError, suggest
@@ -28,9 +28,9 @@ class Draw:
     """How samples are drawn from a model; everything here decides their values.
 
     sampler: a name in `core.sampler.SAMPLERS`; steps: from noise to data; eta: for `ddim` alone; spacing: None is the
-    family's own; official_grid: the reference code's grid, quirks included; clip: whether x0 is clamped, None is the
-    sampler's own habit. respacing: the timesteps as ADM and DiT write them, such as "10,15,25" or "ddim50", in the
-    place of steps and spacing.
+    family's own; official_grid: the reference code's grid, quirks included; clip: whether x0 is clamped, None is
+    the habit of the sampler and of the model's family. respacing: the timesteps as ADM and DiT write them, such as
+    "10,15,25" or "ddim50", in the place of steps and spacing.
 
     For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
     of which sample i has the one at i modulo their count; guidance: see `core.guidance`.
@@ -136,13 +136,20 @@ def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
 
 def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoiser:
     """What the sampler asks, for samples of these classes (B,) or with these conditions (B, width)."""
-    clip = (method(draw.sampler).clips and model.bounded) if draw.clip is None else draw.clip
     learned = model.card.network.learns_variance
-    return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clip, draw.percentile)
+    return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clamps(model, draw), draw.percentile)
+
+
+def clamps(model: Model, draw: Draw) -> bool:
+    """Whether x0 is clamped: as asked for, else by the habit of the sampler or of the model's family, if bounded."""
+    if draw.clip is not None:
+        return draw.clip
+    return model.bounded and (method(draw.sampler).clips or model.family.clamps)
 
 
 def _asked(model: Model, draw: Draw, labels: Tensor | None) -> Network:
     if labels is None:
+        check_conditions(model, None, 1)
         return Told(model.network)
     null = model.card.network.null_class
     if labels.is_floating_point():
@@ -200,9 +207,12 @@ def corrector_of(draw: Draw) -> Langevin | None:
     return Langevin(draw.corrector) if draw.corrector else None
 
 
-def seeded_noise(model: Model, seed: int, indices: Sequence[int]) -> SeededNoise:
-    """The noise of the samples with these indices."""
-    return SeededNoise(seed, indices, model.shape, model.device)
+def seeded_noise(model: Model, seed: int, indices: Sequence[int], block: int = 0) -> Noise:
+    """The noise of the samples with these indices; block: of those that continue a clip, counted from 1."""
+    if model.frames is None:
+        return SeededNoise(seed, indices, model.shape, model.device, block)
+    channels, frames, *side = model.shape
+    return ClipNoise(SeededNoise(seed, indices, (frames, channels, *side), model.device, block))
 
 
 def sample_batches(model: Model, draw: Draw, seed: int, indices: Sequence[int], batch: int) -> Iterator[np.ndarray]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from difflab.core.names import BetaName
 from difflab.core.schedule import Schedule
 from difflab.errors import DifflabError
+from difflab.validation import validated
 from difflab.zoo.contents import Contents, State, shape_of
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.safe import is_state
@@ -67,20 +68,35 @@ def read_vdm(value: Any, path: Path, told: Mapping[str, Any], averaged: bool) ->
         value = value[weights if averaged else "model"]
     if not is_state(value):
         raise DifflabError(f"{path}: its entry {'ema' if averaged else 'model'} holds no weights; the file is damaged.")
-    timesteps = len(value["betas"]) if "betas" in value else 1000
+    schedule = _schedule(value, path)
     state = {name.removeprefix(PREFIX): x for name, x in value.items() if name.startswith(PREFIX)} or dict(value)
     network = network_fields(state, told, str(path))
     unknown = [name for name in ("image_size", "num_frames") if name not in told]
     if unknown:
         source += f", which does not tell {' and '.join(unknown)}"
     return Contents(
-        _ours(state, UNet3DConfig(**network), str(path)),
+        _ours(state, validated(UNet3DConfig, network, str(path)), str(path)),
         network,
         {
             "family": "unet3d", "weights": weights, "source": source, "training": training, "rounding": "floor",
-            "schedule": ScheduleConfig(name=SCHEDULE, timesteps=timesteps),
+            "schedule": schedule,
         },
     )  # fmt: skip
+
+
+def _schedule(value: State, path: Path) -> ScheduleConfig:
+    """The schedule of the tables beside the weights; the usual one where there are none. Raises DifflabError for tables
+    of another curve, or cut short."""
+    if "betas" not in value:
+        return ScheduleConfig(name=SCHEDULE)
+    found = value["betas"].double().numpy()
+    config = ScheduleConfig(name=SCHEDULE, timesteps=len(found))
+    if not np.allclose(found, tables(config.build())["betas"], rtol=1e-3, atol=1e-6):
+        raise DifflabError(
+            f"{path}: its table of betas, {len(found)} of them, is not the cosine curve of video-diffusion-pytorch; is "
+            "the file damaged, or of changed code?"
+        )
+    return config
 
 
 def network_fields(state: State, told: Mapping[str, Any], where: str) -> dict[str, Any]:
