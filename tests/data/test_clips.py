@@ -14,6 +14,7 @@ from difflab.data import films as module
 from difflab.data.clips import Window, open_clips
 from difflab.data.dataset import BrokenImageError, batches
 from difflab.data.films import Film, index_films, read_frames
+from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
 
 
@@ -234,3 +235,13 @@ def test_frames_of_different_sizes_are_told(tmp_path):
     clips = open_clips(tmp_path / "films", Window(3, start="first"), 16)
     with pytest.raises(BrokenImageError, match=r"1\.png: is of 40x32 pixels, but others are of 32x32"):
         clips[0]
+
+
+def test_clips_that_were_saved_as_a_folder_are_read_again(tmp_path):
+    """Animated .png, one a clip, are films and not frames of one."""
+    clips = np.random.default_rng(0).integers(0, 256, (3, 4, 16, 16, 3), dtype=np.uint8)
+    save_samples(tmp_path / "set" / "drawn", clips)
+    for folder in (tmp_path / "set" / "drawn", tmp_path / "set"):
+        found = open_clips(folder, Window(4), 16)
+        assert len(found) == 3
+        np.testing.assert_array_equal(found[1].x, clips[1])

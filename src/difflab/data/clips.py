@@ -287,7 +287,9 @@ def _folder(root: Path, split: str | None) -> Listed:
         if split not in parts:
             raise DifflabError(f"{root}: has no split {split!r}, but {', '.join(parts)}.{suggest(split, parts)}")
         root = root / split
-    found = sorted({*(p for p in root.rglob("*") if p.is_file() and is_film(p)), *_frame_folders(root)})
+    folders = _frame_folders(root)
+    frames = set(folders)
+    found = sorted([*folders, *(p for p in root.rglob("*") if p.is_file() and p.parent not in frames and is_film(p))])
     if not found:
         raise DifflabError(f"{root}: no films in this folder; expected .avi, .mp4, .webm, .gif, or folders of frames.")
     names = [path.relative_to(root).as_posix() for path in found]

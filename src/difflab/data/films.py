@@ -50,14 +50,21 @@ class Film:
 
 
 def is_film(path: Path) -> bool:
-    """Whether the name is that of a film file."""
-    return path.suffix.lower() in SUFFIXES
+    """Whether a file is a film, by its name or, of a .png, by its being animated."""
+    return path.suffix.lower() in SUFFIXES or (path.suffix.lower() == ".png" and _is_animated(path))
 
 
 def is_frame_folder(path: Path) -> bool:
     """Whether a folder holds numbered pictures and nothing else, and so is a film."""
     names = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
-    return bool(names) and all(e.suffix.lower() in IMAGE_SUFFIXES and _number(e) is not None for e in names)
+    numbered = bool(names) and all(e.suffix.lower() in IMAGE_SUFFIXES and _number(e) is not None for e in names)
+    return numbered and not is_film(names[0])
+
+
+def _is_animated(path: Path) -> bool:
+    """Whether a .png says, right after its header, that it has several frames."""
+    with path.open("rb") as file:
+        return file.read(41)[37:] == b"acTL"
 
 
 def index_films(root: Path, names: Sequence[str]) -> list[Film]:
