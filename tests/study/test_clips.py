@@ -90,6 +90,7 @@ def test_lengths_compare_by_their_first_frames(model, tmp_path):
     assert short.scores["fvd"].value == pytest.approx(short.scores["fvd-window"].value)
     assert long.scores["fvd"].value != pytest.approx(long.scores["fvd-window"].value)
     assert list(result.floors) == ["fvd-window"]
+    assert [list(row.floors) for row in result.rows] == [["fvd"], ["fvd"]]
     assert long.command.endswith("--frames 6 -n 6 --seed 0 --out samples.npz")
     assert [result.cell(row).pictures(1).shape[1] for row in result.rows] == [3, 6]
     build_book([Chapter(None, [result])], tmp_path / "report")

@@ -82,6 +82,7 @@ def quality_curve(result: Result, metric: Metric, palette: Palette) -> str:
         for line in lines:
             places = [_place(place, result.study.axes[along]) for place in line.places]
             _bars(axes, places, line, metric, palette.look(result, line))
+        _mark_floors(axes, result, metric, lines[0])
         axes.set_xlabel(words.axis_title(along))
         _score_axis(axes, result, metric, lines)
 
@@ -404,10 +405,11 @@ def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look
         for part in ("value", "low", "high")
     )
     connected = numeric(line.places)
+    beside = "samples" if any(metric in row.floors for row in line.rows) else None
     axes.errorbar(
         places, values, yerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
         color=look.colour, ls=look.line if connected else "none", lw=width, marker=look.marker, ms=5.5, capsize=3.5,
-        elinewidth=1.3, label=words.settings(line.setting) or None,
+        elinewidth=1.3, label=words.settings(line.setting) or beside,
     )  # fmt: skip
 
 
@@ -452,6 +454,22 @@ def _mark_floor(axes: Axes, floor: Score, factor: float, ends: Sequence[float]) 
     axes.annotate(
         "real samples", (place, value), xycoords=("axes fraction", "data"), xytext=(indent, 3 if above else -3),
         textcoords="offset points", ha=ha, va="bottom" if above else "top", color=MUTED, fontsize=9,
+    )  # fmt: skip
+
+
+def _mark_floors(axes: Axes, result: Result, metric: Metric, line: Curve) -> None:
+    """What real samples of each cell's own length score, where cells differ in that."""
+    rows = [(place, row) for place, row in zip(line.places, line.rows, strict=True) if metric in row.floors]
+    if not rows:
+        return
+    places = [_place(place, result.study.axes[line.along]) for place, _ in rows]
+    values, low, high = (
+        np.array([words.scaled(metric, getattr(row.floors[metric], part)) for _, row in rows])
+        for part in ("value", "low", "high")
+    )
+    axes.errorbar(
+        places, values, yerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)], color=MUTED,
+        ls=(0, (1, 2)), lw=1.1, marker="_", ms=9, elinewidth=1.0, label="real samples as long",
     )  # fmt: skip
 
 

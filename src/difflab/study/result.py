@@ -44,7 +44,8 @@ class Row(BaseModel):
 
     seconds: of sampling alone, warm-up excluded, for the whole cell; seconds_per_sample: the median over its batches,
     so that a hiccup of the machine does not count; turns: its chunks, in order; calls: network calls a sample; error:
-    one sentence when the cell failed, and then there are no scores; command: what draws these samples again.
+    one sentence when the cell failed, and then there are no scores; floors: what as many real samples of the cell's
+    length score, where cells differ in that; command: what draws these samples again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +58,7 @@ class Row(BaseModel):
     seconds_per_sample: float = 0.0
     turns: list[Turn] = []
     calls: int = 0
+    floors: dict[Metric, Score] = {}
     command: str = ""
     error: str | None = None
 

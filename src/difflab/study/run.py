@@ -103,7 +103,7 @@ def run_benches(
     for bench, folder in zip(benches, folders, strict=True):
         if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
-    floors = [_floors(bench) for bench in benches]  # a broken reference should be known before anything is drawn
+    floors = [_all_floors(bench) for bench in benches]  # a broken reference should be known before anything is drawn
     for bench, folder in zip(benches, folders, strict=True):
         fields = bench.study.model_dump(mode="json", exclude_none=True)
         files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
@@ -116,14 +116,14 @@ def run_benches(
     return results
 
 
-def _result(bench: Bench, rows: list[Row], floors: dict[Metric, Score]) -> Result:
+def _result(bench: Bench, rows: list[Row], real: _Floors) -> Result:
     return Result(
         study=bench.study,
         metric_names=metric_names(bench),
-        rows=rows,
+        rows=[row.model_copy(update={"floors": real.of_length.get(bench.frames_of(row.settings), {})}) for row in rows],
         differences=_differences(bench, rows),
         passport=passport(bench),
-        floors=floors,
+        floors=real.common,
         machine=where(bench, rows),
         notes=notes(bench, rows),
         root=bench.store.root,
@@ -245,23 +245,40 @@ def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarra
     return {"valid": valid} if labels is None else {"valid": valid, "accuracy": valid & (found == labels), **moved}
 
 
-def _floors(bench: Bench) -> dict[Metric, Score]:
-    """What fresh real samples score, as many as a cell has; kept in the store."""
+@dataclass(frozen=True)
+class _Floors:
+    """What fresh real samples score: common to all cells, and what differs with their length, by frames."""
+
+    common: dict[Metric, Score]
+    of_length: dict[int | None, dict[Metric, Score]]
+
+
+def _all_floors(bench: Bench) -> _Floors:
+    """The floors of a study. Of clips of several lengths only those by the same first frames are common to all."""
     bench.statistics  # noqa: B018 (read here, whether or not a floor can be had)
+    lengths = dict.fromkeys(bench.frames_of(settings) for settings in bench.study.cells())
+    metrics = bench.study.metrics
+    if len(lengths) == 1:
+        return _Floors(_floors(bench, next(iter(lengths)), metrics), {})
+    same = tuple(m for m in metrics if m == "fvd-window")
+    others = tuple(m for m in metrics if m not in same and m not in TRUTH)
+    common = _floors(bench, bench.study.window, same) if same else {}
+    return _Floors(common, {frames: _floors(bench, frames, others) for frames in lengths} if others else {})
+
+
+def _floors(bench: Bench, frames: int | None, metrics: tuple[Metric, ...]) -> dict[Metric, Score]:
+    """What fresh real samples of so many frames score, as many as a cell has; kept in the store."""
     counts = {settings.count for settings in bench.study.cells()}
     classes = {settings.classes for settings in bench.study.cells()}
     balanced = classes == {"balanced"} and bench.model.card.network.classes is not None
-    metrics = bench.study.metrics
-    if len(frames := {bench.frames_of(settings) for settings in bench.study.cells()}) > 1:
-        frames, metrics = {bench.study.window}, tuple(m for m in metrics if m == "fvd-window")
-    reference = bench.reference_of(frames.pop())
+    reference = bench.reference_of(frames)
     fresh = reference.fresh(counts.pop(), balanced) if len(counts) == 1 and metrics else None
     if fresh is None:
         return {}
     dataset, order = fresh
     samples = {
         "samples": dataset.description, "fingerprint": reference.fingerprint, "count": len(order),
-        "balanced": balanced,
+        "balanced": balanced, "of": metrics,
     }  # fmt: skip
     made_by = _measured_by(bench, reference.frames) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floors-{key_of(made_by)}.json"
