@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from difflab.core.guidance import Guidance
+from difflab.data.clips import FILM_SETS
 from difflab.data.excerpts import last_frames, single_frames
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
@@ -209,7 +211,13 @@ class Bench:
                 raise DifflabError(f"{self.study.name}: {error}") from error
 
     def _reference_is_there(self) -> None:
-        for frames in dict.fromkeys(map(self.frames_of, self.study.cells())):
+        try:
+            lengths = dict.fromkeys(map(self.frames_of, self.study.cells()))
+        except DifflabError:  # told of the model; without it one cannot say whether pictures or films are looked for
+            if self.study.reference not in FILM_SETS and not Path(self.study.reference).is_dir():
+                check_reference(self.study, Reference(self.study.reference, self.study.split))
+            return
+        for frames in lengths:
             check_reference(self.study, self.reference_of(frames))
             for control in self.controls:
                 check_reference(self.study, self.reference_of(frames, control))
