@@ -76,6 +76,10 @@ def test_every_view_of_clips_is_scored_with_its_floor(model, tmp_path):
     assert result.floors["fvd"].value < result.floors["fvd-shuffled"].value < result.floors["fvd-frozen"].value
     assert all(row.scores["fvd"].value > result.floors["fvd"].value for row in result.rows)
     assert result.cell(result.rows[0]).pictures(9).shape == (4, 4, 32, 32, 3)
+    told = " ".join(findings(result))
+    assert "Is motion seen?" in told
+    assert "with the frames of each shuffled" in told
+    assert "The best FD, frames" not in told  # of clips that were spoilt on purpose none is better
     assert "--frames" not in result.rows[0].command
     page = build_book([Chapter("vdm", [result])], tmp_path / "report").read_text()
     assert page.count("data:image/png;base64") == 2

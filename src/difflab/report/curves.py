@@ -13,6 +13,12 @@ MORE_IS_BETTER: frozenset[Metric] = frozenset(
 )
 
 
+DISTURBED: dict[Metric, str] = {  # controls: samples that were spoilt on purpose, so that none is better
+    "fvd-shuffled": "the frames of each shuffled",
+    "fvd-frozen": "the frames of each frozen",
+}
+
+
 @dataclass(frozen=True)
 class Curve:
     """Rows that differ in one axis only, in that axis' order. setting: their common values on the other axes."""
@@ -58,8 +64,11 @@ def first_axis(result: Result) -> str:
 
 
 def comparable(result: Result, metric: Metric) -> bool:
-    """Whether rows compare: clips of different lengths have real clips of their own lengths to be compared with, unless
-    only their first frames are looked at, and so do not."""
+    """Whether rows can be ranked by a metric: not by controls, nor, where clips differ in length, by distances but
+    that of the same first frames, since each length has real clips of its own.
+    """
+    if metric in DISTURBED:
+        return False
     lengths = {"frames", "extend"} & result.study.axes.keys()
     return not lengths or not metric.startswith(("fvd", "kvd", "fid")) or metric == "fvd-window"
 

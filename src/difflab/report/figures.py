@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from difflab.report import words
-from difflab.report.curves import MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
+from difflab.report.curves import DISTURBED, MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
 from difflab.report.learning import heading as learning_heading
 from difflab.report.learning import learned, loss_gaps
@@ -434,7 +434,9 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
 
 
 def _better(metric: Metric | None) -> str:
-    """Which way a score is better; None is the loss."""
+    """Which way a score is better, of controls none; None is the loss."""
+    if metric in DISTURBED:
+        return "a control"
     return "higher is better" if metric in MORE_IS_BETTER else "lower is better"
 
 

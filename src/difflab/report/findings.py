@@ -9,6 +9,7 @@ from typing import Literal
 
 from difflab.report import words
 from difflab.report.curves import (
+    DISTURBED,
     MORE_IS_BETTER,
     Comparison,
     Curve,
@@ -63,6 +64,7 @@ def findings(result: Result) -> list[str]:
     for metric in result.metric_names:
         if scored(result, metric) and comparable(result, metric):
             sentences += _of_metric(result, metric)
+    sentences += _motion_seen(result)
     return [*sentences, *timing(result), *_failures(result)]
 
 
@@ -222,6 +224,25 @@ def _beside_floor(result: Result, metric: Metric) -> list[str]:
         worse, better = better, worse
     told = "falls short of that" if worse else "is beyond that" if better else "cannot be told from that"
     return [f"As many real samples score {' '.join(words.score_text(metric, floor))}: the best {told}."]
+
+
+def _motion_seen(result: Result) -> list[str]:
+    """What spoiling motion does to the distance of the best samples and, where it is known, of real ones."""
+    rows = scored(result, "fvd")
+    told: list[Metric] = [metric for metric in DISTURBED if metric in result.metric_names]
+    if not rows or not told:
+        return []
+    top = best(rows, "fvd")
+    parts = [f"{_beside_real(result, metric, top)} with {DISTURBED[metric]}" for metric in told]
+    where = words.settings(top.varied)
+    plain = f"{words.short(result, 'fvd')} is {_beside_real(result, 'fvd', top)}"
+    return [f"Is motion seen? At {where} {plain}, and {words.listed(parts)}."]
+
+
+def _beside_real(result: Result, metric: Metric, row: Row) -> str:
+    floor = result.floors.get(metric)
+    real = f" (of real samples {words.score_text(metric, floor)[0]})" if floor else ""
+    return f"{_score(metric, row)}{real}"
 
 
 def _knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:

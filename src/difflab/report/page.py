@@ -446,7 +446,7 @@ def _reference(result: Result) -> str:
 
 def _floor_text(result: Result | Learning) -> str:
     told = [
-        f"{result.metric_names[metric].split(' (')[0]} {' '.join(words.score_text(metric, score))}"
+        f"{words.unfeatured(result.metric_names[metric])} {' '.join(words.score_text(metric, score))}"
         for metric, score in result.floors.items()
         if metric not in words.SHARES
     ]

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from difflab.report import words
-from difflab.report.curves import best, compare, scored
+from difflab.report.curves import best, comparable, compare, scored
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One score. mark: the best of its column, tied with the best as far as the samples can tell, or neither."""
+    """One score. mark: the best of its column, tied with the best as far as the samples can tell, or neither; so, too,
+    where rows cannot be ranked."""
 
     value: str
     interval: str
@@ -78,6 +79,8 @@ def _entry(result: Result, metric: Metric, row: Row) -> Entry:
 
 def _mark(result: Result, metric: Metric, row: Row) -> Literal["best", "tied", ""]:
     rivals = scored(result, metric)
+    if not comparable(result, metric):
+        return ""
     top = best(rivals, metric)
     if len(rivals) < 2:
         return ""

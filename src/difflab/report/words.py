@@ -20,8 +20,13 @@ def short(result: Result, metric: Metric) -> str:
     """A metric's name for a sentence: "FD (shapes-image)" -> "FD"; shares are spelled out."""
     if metric in SHARES:
         return SHARES[metric][0]
-    name, _, rest = result.metric_names[metric].partition(" (")
-    return f"{name}{rest[rest.index(')') + 1 :] if ')' in rest else ''}"  # without the features: "FD, first 4 frames"
+    return unfeatured(result.metric_names[metric])
+
+
+def unfeatured(name: str) -> str:
+    """A metric's name without its features: "FD (shapes-clip), first 4 frames" -> "FD, first 4 frames"."""
+    name, _, rest = name.partition(" (")
+    return f"{name}{rest[rest.index(')') + 1 :] if ')' in rest else ''}"
 
 
 def title(result: Result, metric: Metric) -> str:

@@ -92,7 +92,7 @@ def _own_training(value: Mapping[str, Any], path: Path) -> Contents:
     if autoencoder is not None:
         card["codec"] = codec_of(autoencoder).model_dump()
     card["rounding"] = FAMILIES[card["family"]].rounding
-    done = {"weights": "ema", "source": "a training of difflab", "training": {"step": value["step"]}}
+    done = {"weights": "ema", "source": "a training of difflab", "training": {"step": value["step"], "recipe": recipe}}
     return Contents(state, network, {**card, **done})
 
 
