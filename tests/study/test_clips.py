@@ -130,6 +130,8 @@ def test_extended_clips_are_measured_by_their_last_frames(model, tmp_path):
     plain = difflab.sample(difflab.load(model), n=6, sampler="ddim", steps=2, classes="balanced")
     assert np.abs(clips[0].astype(int) - plain).max() <= 1
     build_book([Chapter("vdm", [result])], tmp_path / "report")
+    shorter = study(model, base=base | {"extend": 1, "overlap": 3}, axes={"steps": [1]}, keep=1)
+    assert run_study(shorter.model_copy(update={"metrics": ("fvd",)}), tmp_path / "b", device="cpu").rows[0].calls == 1
 
 
 def test_samples_are_shown_beside_the_nearest_training_samples(model, tmp_path, monkeypatch):

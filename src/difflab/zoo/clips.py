@@ -126,5 +126,6 @@ def extended_batches(
     (b, length, H, W, C)."""
     for begin in range(0, len(indices), batch):
         rows = indices[begin : begin + batch]
-        x = sample_raw(model, draw, seed, rows)
-        yield model.codec.decode(extend(model, draw, x[:, :, :length], length, overlap, rows, seed=seed))
+        x = sample_raw(model, draw, seed, rows)[:, :, :length]
+        longer = length > x.shape[2]
+        yield model.codec.decode(extend(model, draw, x, length, overlap, rows, seed=seed) if longer else x)
