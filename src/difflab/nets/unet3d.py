@@ -83,10 +83,8 @@ class ClipGroupNorm(nn.Module):
 
     def forward(self, h: Tensor, frames: int) -> Tensor:
         """(B F, C, H, W) -> the same."""
-        parts = _tokens(h).unflatten(0, (-1, frames)).unflatten(-1, (self.groups, -1))  # (B, F, P, groups, C')
-        var, mean = torch.var_mean(parts, dim=(1, 2, 4), keepdim=True, correction=0)
-        parts = (parts - mean) * torch.rsqrt(var + 1e-5)
-        return _pictures(torch.addcmul(self.bias, parts.flatten(3).flatten(0, 1), self.weight), h)
+        clip = h.unflatten(0, (-1, frames)).transpose(1, 2)
+        return F.group_norm(clip, self.groups, self.weight, self.bias, eps=1e-5).transpose(1, 2).flatten(0, 1)
 
 
 class Block(nn.Module):
