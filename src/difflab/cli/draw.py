@@ -54,25 +54,26 @@ def sample(
 ) -> None:  # fmt: skip
     """Draw samples from a model. An .npz is drawn in chunks: after a kill the same command goes on."""
     from difflab.core.guidance import Guidance
-    from difflab.data.writers import check_grid, save_samples
+    from difflab.data.writers import check_grid
     from difflab.errors import DifflabError
-    from difflab.study.draws import Share, draw_npz
     from difflab.zoo.load import load
-    from difflab.zoo.sampling import Draw, grid_note, sample_batches
+    from difflab.zoo.sampling import Draw, grid_note
 
     if out.suffix == ".png" and not out.is_dir():
         check_grid(out, n)
-    unused = {
-        "--guidance-channels": guidance_channels is not None, "--guidance-low": guidance_low != 0.0,
-        "--guidance-high": guidance_high is not None, "--guidance-rescale": guidance_rescale != 0.0,
-        "--guidance-course": guidance_course != "constant",
-    }  # fmt: skip
-    if guidance == 1.0 and any(unused.values()):
-        name = next(name for name, given in unused.items() if given)
-        raise DifflabError(f"{name} does nothing while guidance is off; give its scale too, such as --guidance 2.")
-    if extend is None and init_frames is None and (overlap is not None or reconstruction is not None):
-        name = "--overlap" if overlap is not None else "--reconstruction"
-        raise DifflabError(f"{name} does nothing where no frames are known; give --extend or --init-frames too.")
+    if guidance == 1.0:
+        _refuse(
+            "does nothing while guidance is off; give its scale too, such as --guidance 2",
+            guidance_channels=guidance_channels is not None, guidance_low=guidance_low != 0.0,
+            guidance_high=guidance_high is not None, guidance_rescale=guidance_rescale != 0.0,
+            guidance_course=guidance_course != "constant",
+        )  # fmt: skip
+    goes_on = extend is not None or init_frames is not None
+    if not goes_on:
+        _refuse(
+            "does nothing where no frames are known; give --extend or --init-frames too",
+            overlap=overlap is not None, reconstruction=reconstruction is not None,
+        )  # fmt: skip
     loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
     loaded = loaded.with_frames(frames)
     if loaded.frames is None and out.suffix in (".gif", ".mp4"):
@@ -90,29 +91,40 @@ def sample(
     null = loaded.card.network.null_class
     if null is not None and not isinstance(draw.classes, str) and null in draw.classes:
         print(f"Class {null} is 'no class': samples of it are unconditional.")
-    if extend is not None or init_frames is not None:
-        batches = _going_on(
-            loaded,
-            draw,
-            n,
-            seed,
-            batch,
-            extend,
-            init_frames,
-            overlap,
-            1.0 if reconstruction is None else reconstruction,
-        )
-        print(f"{save_samples(out, with_bar(batches, n, 'clips'))} clips in {out}")
+    if goes_on:
+        weight = 1.0 if reconstruction is None else reconstruction
+        _save(out, _going_on(loaded, draw, n, seed, batch, extend, init_frames, overlap, weight), n, "clips")
+    else:
+        _draw_to(out, loaded, draw, n, seed, batch)
+
+
+def _refuse(why: str, **given: bool) -> None:
+    """Raise DifflabError for the first option that was given."""
+    from difflab.errors import DifflabError
+
+    for name, was_given in given.items():
+        if was_given:
+            raise DifflabError(f"--{name.replace('_', '-')} {why}.")
+
+
+def _draw_to(out: Path, model: Model, draw: Draw, n: int, seed: int, batch: int) -> None:
+    """Samples 0 to n - 1: an .npz in chunks that outlive a kill, anything else in one go."""
+    from difflab.study.draws import Share, draw_npz
+    from difflab.zoo.sampling import sample_batches
+
+    if out.suffix != ".npz" or out.is_dir():
+        _save(out, sample_batches(model, draw, seed, range(n), batch), n, "samples")
         return
-    if out.suffix == ".npz" and not out.is_dir():
-        with bar_to(n, "samples") as watch:
-            draw_npz(out, loaded, draw, n=n, seed=seed, batch=batch, watch=watch)
-        if Share.of_environment().rank == 0:
-            print(f"{n} samples in {out}")
-        return
-    batches = sample_batches(loaded, draw, seed, range(n), batch)
-    count = save_samples(out, with_bar(batches, n, "samples"))
-    print(f"{count} samples in {out}")
+    with bar_to(n, "samples") as watch:
+        draw_npz(out, model, draw, n=n, seed=seed, batch=batch, watch=watch)
+    if Share.of_environment().rank == 0:
+        print(f"{n} samples in {out}")
+
+
+def _save(out: Path, batches: Iterable[np.ndarray], n: int, what: str) -> None:
+    from difflab.data.writers import save_samples
+
+    print(f"{save_samples(out, with_bar(batches, n, what))} {what} in {out}")
 
 
 def _going_on(
