@@ -259,6 +259,24 @@ def test_films_are_a_reference(model, tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+def test_films_are_taken_at_the_models_pace(model, tmp_path):
+    """Real clips are taken from films as the model's own were, unless the study tells another stride."""
+    films = str(film_folder(tmp_path / "films", count=12, frames=8))
+    own = trained_on(model, tmp_path, {"source": films, "stride": 2})
+    asked = {"reference": films, "metrics": ["fvd"], "features": "shapes-clip"}
+    as_trained = run_study(study(own, **asked), tmp_path / "a", device="cpu")
+    told = run_study(study(own, **asked, stride=1), tmp_path / "b", device="cpu")
+    assert "4 frames, stride 2" in str(as_trained.passport["reference"])
+    assert "stride" not in str(told.passport["reference"])
+    paced, plain = (
+        measure.score("fvd", films, films, features="shapes-clip", frames=4, stride=stride) for stride in (2, 1)
+    )
+    assert "stride 2" in str(paced.passport["reference"])
+    assert "stride" not in str(plain.passport["reference"])
+    with pytest.raises(DifflabError, match="stride and fps are of clips, but fid is not"):
+        measure.score("fid", films, films, stride=2)
+
+
 def test_films_that_are_no_squares_are_not_brought_to_size_unasked(tmp_path):
     folder = tmp_path / "wide"
     for i in range(2):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from difflab.cli.options import Features, Size, SkipBroken, Split
+from difflab.cli.options import Features, Fps, Frames, Size, SkipBroken, Split, Stride
 
 
 def score(
@@ -24,9 +24,9 @@ def score(
     split: Split = None,
     size: Size = None,
     skip_broken: SkipBroken = False,
-    frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames of the clips taken from films, for fvd and kvd.")
-    ] = None,
+    frames: Frames = None,
+    stride: Stride = 1,
+    fps: Fps = None,
     json: Annotated[bool, typer.Option("--json", help="Print value, interval, n and passport as JSON.")] = False,
 ) -> None:
     """Score pictures against a reference, with intervals."""
@@ -41,7 +41,7 @@ def score(
     metrics = list(ADM) if metric == "adm" else [metric]
     found = measure(
         metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,
-        device=pick_device(None), lenient=metric == "adm", frames=frames,
+        device=pick_device(None), lenient=metric == "adm", frames=frames, stride=stride, fps=fps,
     )  # fmt: skip
     if json:
         import json as encoder

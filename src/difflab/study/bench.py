@@ -88,7 +88,10 @@ class Bench:
     def reference_of(self, frames: int | None, control: Control | None = None) -> Reference:
         """The reference as clips of so many frames, None as pictures, and what of it a control is compared with."""
         s = self.study
-        reference = Reference(s.reference, s.split, self.model.card.side, s.skip_broken, frames)
+        trained = self.model.card.training.get("recipe", {}).get("data", {})
+        stride = s.stride or trained.get("stride", 1)
+        fps = s.fps if s.fps is not None else trained.get("fps")
+        reference = Reference(s.reference, s.split, self.model.card.side, s.skip_broken, frames, stride, fps)
         if control == "window":
             return replace(reference, frames=s.window)
         if control == "last":

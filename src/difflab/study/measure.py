@@ -6,7 +6,7 @@ import os
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,8 +89,8 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
 class Reference:
     """What samples are scored against: data or statistics, with the split and size it is used at.
 
-    frames: of clips, None is pictures; last: how many of them are looked at, from the end, None is all; single: whether
-    one frame of each is looked at, as a picture.
+    frames: of clips, None is pictures; stride, fps: how they are taken from films (see `data.clips.Window`); last: how
+    many of them are looked at, from the end, None is all; single: whether one frame of each is looked at, as a picture.
     """
 
     source: str
@@ -98,6 +98,8 @@ class Reference:
     size: int | None = None
     skip_broken: bool = False
     frames: int | None = None
+    stride: int = 1
+    fps: float | None = None
     last: int | None = None
     single: bool = False
 
@@ -122,7 +124,7 @@ class Reference:
 
     def _film_clips(self, frames: int) -> Dataset:
         size = self.size if self.size is not None else side_of_films(self.source, self.split)
-        found = open_clips(self.source, Window(frames), size, split=self.split)
+        found = open_clips(self.source, Window(frames, self.stride, self.fps), size, split=self.split)
         if found.broken and not self.skip_broken:
             raise DifflabError(f"{found.broken[0]}; repair or delete it, or pass over such films with --skip-broken.")
         if found.broken or found.short:
@@ -237,7 +239,7 @@ class Reference:
         if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
         try:
-            other = Reference(self.source, _OTHER_SPLIT[self.split], self.size, frames=self.frames).dataset
+            other = replace(self, split=_OTHER_SPLIT[self.split], skip_broken=False, last=None, single=False).dataset
         except DifflabError:  # only this split is on the machine
             return None
         assert other is not None
@@ -372,6 +374,8 @@ def scores(
     device: str = "cpu",
     lenient: bool = False,
     frames: int | None = None,
+    stride: int = 1,
+    fps: float | None = None,
 ) -> dict[str, Score]:
     """Score pictures, or clips, against a reference, all metrics from one pass over them.
 
@@ -387,6 +391,7 @@ def scores(
         device: where the network runs.
         lenient: leave out, with a warning, the metrics that these features or this reference cannot have.
         frames: of each clip that is taken from a film; None is as many as the samples' own, or 16.
+        stride, fps: how it is taken, on both sides; clips of an .npz stay as they are (see `data.clips.Window`).
 
     Raises DifflabError for an unknown metric, unreadable data, features that differ from the reference's, a metric that
     these cannot have, or clips of different lengths.
@@ -397,11 +402,14 @@ def scores(
     clips = [metric for metric in metrics if metric in CLIP_METRICS]
     if clips and len(clips) < len(metrics):
         raise DifflabError(f"the metric {clips[0]!r} is one of clips, the others are of pictures; ask for them apart.")
+    if not clips and (frames, stride, fps) != (None, 1, None):
+        raise DifflabError(f"frames, stride and fps are of clips, but {metrics[0]} is not; leave them out.")
     length = _length(str(samples), frames) if clips else None
-    dataset = Reference(str(samples), None, size, skip_broken, length).dataset
+    dataset = Reference(str(samples), None, size, skip_broken, length, stride, fps).dataset
     if dataset is None:
         raise DifflabError(f"{samples}: these are statistics, but samples to score must be pictures.")
-    against = Reference(str(reference), split, size or (_side(dataset) if clips else None), skip_broken, length)
+    side = size or (_side(dataset) if clips else None)
+    against = Reference(str(reference), split, side, skip_broken, length, stride, fps)
     name = features or _features_of(against) or choose_features(str(reference), _side(dataset), bool(clips))
     extractor = open_extractor(name, device)
     if extractor.clips != bool(clips):

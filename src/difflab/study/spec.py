@@ -83,7 +83,8 @@ class Study(BaseModel):
 
     name: of the study and its folder; question: what it asks, in words; remark: what a reader should know of how it
     was set; model: zoo name or path; config: of a checkpoint that does not say; reference: data set name, folder,
-    archive, lmdb or statistics .npz; split: of a reference that has several; features: the network that FD is
+    archive, lmdb or statistics .npz; split: of a reference that has several; stride, fps: how clips are taken from
+    its films, as the model was trained when left out (see `data.clips.Window`); features: the network that FD is
     measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
     Inception's), `kid`, `is`, `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and
     `accuracy`, whether a scene is of the class asked for; of clips `fvd` and `kvd` (called FD and KID unless the
@@ -105,6 +106,8 @@ class Study(BaseModel):
     config: str | None = None
     reference: str
     split: str | None = None
+    stride: Annotated[int, Gt(0)] | None = None
+    fps: Annotated[float, Gt(0.0)] | None = None
     features: str | None = None
     base: Settings = Settings()
     axes: dict[str, list[Scalar]]
