@@ -116,6 +116,7 @@ def test_windows_are_random_by_seed_and_stay_inside(folder):
         (Window(4, start="middle"), [18, 19, 20, 21]),
         (Window(3, fps=12.5, start="first"), [0, 2, 4]),
         (Window(3, fps=50, start="first"), [0, 0, 1]),
+        (Window(4, fps=15, start="first"), [0, 2, 3, 5]),  # 25 to 15: every 1.667th, to the nearest
         (Window(45, short="repeat"), [*range(40), *[39] * 5]),
         (Window(45, short="loop"), [*range(40), *range(5)]),
         (Window(5, stride=10, short="loop"), [0, 10, 20, 30, 0]),

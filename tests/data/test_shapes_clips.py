@@ -71,6 +71,15 @@ def test_the_checker_refuses_what_this_world_cannot_do(motions):
     assert recognise_clips(np.concatenate([clips[:, :4], other[:, 4:]], axis=1)).valid.mean() < 0.05
 
 
+def test_what_does_not_move_has_no_direction(motions):
+    clips = draw_clips(motions, 8)
+    seen = recognise_clips(clips)
+    assert seen.moved.all()
+    still = recognise_clips(np.repeat(clips[:, :1], 8, axis=1))
+    assert not still.moved.any()
+    assert not still.valid.any()
+
+
 def test_labels_and_captions_name_what_is_there(motions):
     label, caption = motions.labels[0], motions.captions()[0]
     kind, _, direction = CLASSES[label].split()

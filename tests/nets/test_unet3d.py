@@ -36,6 +36,29 @@ def test_a_block_of_places_at_a_time_is_all_places_at_once(monkeypatch):
     torch.testing.assert_close(ask(net, x), whole, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("changes", [{}, {"attn_resolutions": (8,)}])
+def test_fused_attention_is_the_plain_products(changes, monkeypatch):
+    """What GPUs and long clips use, with the bias by relative position."""
+    net, x = network(**changes), clips()
+    torch.nn.init.normal_(net.position_bias.weight)
+    plain = ask(net, x)
+    monkeypatch.setattr("difflab.nets.unet3d._FEW_FRAMES", 0)
+    torch.testing.assert_close(ask(net, x), plain, rtol=1e-4, atol=1e-5)
+    net.position_bias.weight.data.zero_()
+    assert not torch.allclose(ask(net, x), plain, atol=1e-3)
+
+
+def test_patches_fold_into_channels_and_back():
+    """A patched network is the plain one of half the size on frames folded by hand, attention at the same places."""
+    patched = network(patch=2, attn_resolutions=(4,), init_kernel_size=3)
+    plain = network(image_size=8, channels=12, attn_resolutions=(4,), init_kernel_size=3)
+    plain.load_state_dict(patched.state_dict())
+    x = clips(side=16)[..., :12]
+    folded = x.reshape(2, 3, 5, 8, 2, 6, 2).permute(0, 1, 4, 6, 2, 3, 5).reshape(2, 12, 5, 8, 6)
+    back = ask(plain, folded).reshape(2, 3, 2, 2, 5, 8, 6).permute(0, 1, 4, 5, 2, 6, 3).reshape(2, 3, 5, 16, 12)
+    torch.testing.assert_close(ask(patched, x), back, rtol=1e-5, atol=1e-6)
+
+
 def test_gradients_flow_as_without_blocks():
     net, x = network(), clips()
     recorded = net(x, torch.full((2,), 3.0))
@@ -72,6 +95,12 @@ def test_pictures_beside_a_clip_touch_nothing_and_their_order_does_not_matter():
     torch.testing.assert_close(swapped[:, :, [6, 5, 4]], answer[:, :, 4:], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="strict_mask"):
         ask(network(), x, images=3)
+    with pytest.raises(ValueError, match="need norm rms"):
+        ask(network(strict_mask=True, norm="group", resnet_groups=2), x, images=3)
+    paper = network(attn_resolutions=(8,))  # has no attention before the masked ones
+    torch.testing.assert_close(
+        ask(paper, x[:, :, [0, 1, 2, 3, 6, 5, 4]], images=3)[:, :, :4], ask(paper, x, images=3)[:, :, :4]
+    )
 
 
 def test_the_papers_form_attends_at_its_resolutions_alone():

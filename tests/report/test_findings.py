@@ -105,7 +105,7 @@ def test_a_knee_is_marked_only_where_the_step_to_it_is_clear(steps_result):
     [
         ("fid", 1.0, "1.00 [0.90, 1.10]: the best falls short of that"),
         ("fid", 3.95, "3.95 [3.85, 4.05]: the best cannot be told from that"),
-        ("precision", 9.0, "9.00 [8.90, 9.10]: the best is beyond that"),
+        ("precision", 9.0, "9.00 [8.90, 9.10]: the best is beyond that, nearer to the reference than"),
         ("precision", 30.0, "30.00 [29.90, 30.10]: the best falls short of that"),
     ],
 )
@@ -113,7 +113,17 @@ def test_the_best_is_set_beside_real_samples(steps_result, metric, floor, told):
     result = steps_result(20.0, 10.0, 4.0, metric=metric)
     real = Score(value=floor, low=floor - 0.1, high=floor + 0.1, n=100)
     text = said(findings(result.model_copy(update={"floors": {metric: real}})))
-    assert f"As many real samples score {told}." in text
+    assert f"As many real samples score {told}" in text
+
+
+@pytest.mark.parametrize(("floor", "told"), [(3.95, "cannot be told from that"), (3.8, "falls short of that")])
+def test_many_sets_of_real_samples_tell_more_than_the_best_scores_own_interval(steps_result, floor, told):
+    """4.0 [3.9, 4.1] beside real samples that score up to 4.05, or up to 3.9."""
+    result = steps_result(20.0, 10.0, 4.0)
+    real = Score(value=floor, low=floor - 0.1, high=floor + 0.1, n=100, sets=8)
+    text = said(findings(result.model_copy(update={"floors": {"fid": real}})))
+    assert f"8 sets of as many real samples score {floor:.2f}" in text
+    assert f"the best {told}." in text
 
 
 def test_small_clear_gain_beyond_the_knee_is_quantified(steps_result):

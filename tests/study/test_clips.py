@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import difflab
+from difflab.data.clips import Window
 from difflab.data.shapes_clips import ShapesClips
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
@@ -20,6 +21,7 @@ from difflab.score.fvd import frozen, shuffled, with_ddof
 from difflab.score.metrics import frechet_features, frechet_to_reference
 from difflab.score.statistics import save_statistics
 from difflab.study import measure, memory
+from difflab.study.bench import open_benches
 from difflab.study.measure import Reference, open_extractor, picture_batches
 from difflab.study.run import run_study
 from difflab.study.spec import Study
@@ -109,7 +111,7 @@ def test_single_frames_are_measured_as_pictures(model, tmp_path):
     clips = result.cell(row).pictures(6)
     frames = np.stack([clip[i % 4] for i, clip in enumerate(clips)])
     features = open_extractor("shapes-image")
-    real = Reference("shapes", size=32, frames=4, single=True)
+    real = Reference("shapes", size=32, window=Window(4), single=True)
     expected = frechet_to_reference(features(frames), real.statistics(features, tmp_path / "reference").gaussian)
     assert row.scores["fid-frames"].value == pytest.approx(expected, rel=1e-4)
     assert result.floors["fid-frames"].value < expected
@@ -124,7 +126,7 @@ def test_extended_clips_are_measured_by_their_last_frames(model, tmp_path):
     assert short.scores["fvd-last"].value == pytest.approx(short.scores["fvd"].value)
     assert long.scores["fvd-last"].value != pytest.approx(long.scores["fvd"].value)
     assert (short.calls, long.calls) == (2, 6)
-    assert "--extend 8 --overlap 2 -n 6" in long.command
+    assert "--extend 8 --overlap 2 --reconstruction 1 -n 6" in long.command
     clips = [result.cell(row).pictures(6) for row in result.rows]
     np.testing.assert_array_equal(clips[1][:, :4], clips[0])
     plain = difflab.sample(difflab.load(model), n=6, sampler="ddim", steps=2, classes="balanced")
@@ -136,7 +138,11 @@ def test_extended_clips_are_measured_by_their_last_frames(model, tmp_path):
 
 def test_samples_are_shown_beside_the_nearest_training_samples(model, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "MOST", 40)
-    asked = study(trained_on(model, tmp_path, {"source": "shapes", "seed": 0}), nearest=3, axes={"steps": [2, 1]})
+    films = str(film_folder(tmp_path / "films", count=8, frames=4))
+    asked = study(
+        trained_on(model, tmp_path, {"source": "shapes", "seed": 0}), nearest=3, axes={"steps": [2, 1]},
+        reference=films, features="shapes-clip",
+    )  # fmt: skip
     result = run_study(asked, tmp_path / "out", device="cpu")
     near = near_training(result)
     assert near is not None
@@ -149,15 +155,50 @@ def test_samples_are_shown_beside_the_nearest_training_samples(model, tmp_path, 
     page = build_book([Chapter(None, [result])], tmp_path / "report").read_text()
     assert "the nearest of 40 training samples" in page
     assert "As many real samples" in page
+    fewer = run_study(asked.model_copy(update={"axes": {"steps": [1]}}), tmp_path / "out", device="cpu")
+    assert near_training(fewer).row.varied == {"steps": 1}  # a cell that was scored before, but was not the dearest
 
 
 def test_real_samples_that_were_trained_on_are_no_measure(model, tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "MOST", 40)
-    same = trained_on(model, tmp_path, {"source": "shapes", "seed": measure.CLIPS_REFERENCE["seed"]})
+    same = trained_on(model, tmp_path, {"source": "shapes", "seed": 0})  # whatever the seed, clips come up again
     near = near_training(run_study(study(same, nearest=2, axes={"steps": [1]}), tmp_path / "out", device="cpu"))
     assert near is not None
     assert near.real.size == 0
     assert "As many real" not in near.caption
+
+
+def test_another_order_of_frames_has_another_floor(model, tmp_path):
+    """The seed of the noise also shuffles: floors that are kept must not outlive it."""
+    asked = study(model, metrics=["fvd-shuffled"], axes={"steps": [1]})
+    first = run_study(asked, tmp_path / "a", device="cpu")
+    other = asked.model_copy(update={"base": asked.base.model_copy(update={"seed": 9})})
+    kept, fresh = (run_study(other, tmp_path / out, device="cpu").floors["fvd-shuffled"] for out in ("a", "b"))
+    assert kept == fresh != first.floors["fvd-shuffled"]
+
+
+def test_views_look_at_the_frames_they_name(model, tmp_path):
+    (bench,) = open_benches([(study(model, metrics=["fvd-window", "fvd-last"], window=2), tmp_path)], device="cpu")
+    clips = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 1, 1, 3)
+    np.testing.assert_array_equal(bench.seen(clips, "window", 0), clips[:, :2])
+    np.testing.assert_array_equal(bench.seen(clips, "last", 0), clips[:, 3:])
+
+
+def test_lengths_are_told_beside_real_clips_as_long(model, tmp_path):
+    asked = study(model, metrics=["valid", "fvd"], axes={"frames": [3, 4]})
+    told = " ".join(findings(run_study(asked, tmp_path, device="cpu")))
+    assert "lengths do not compare by it: longer clips have more frames in which to go wrong" in told
+    assert "lengths do not compare by it: each has its own real clips" in told
+    assert told.count("(of real samples") == 2  # of distances; all real clips are valid
+    assert "The best" not in told
+
+
+def test_statistics_of_clips_can_be_made_from_films(tmp_path):
+    films = str(film_folder(tmp_path / "films", count=12, frames=8))
+    made = measure.stats(films, tmp_path / "s.npz", features="shapes-clip", window=Window(4, stride=2))
+    assert (made.n, made.passport["clips"]) == (12, "clips of 4 frames, stride 2")
+    with pytest.raises(DifflabError, match="the features shapes-clip are of clips; give --frames"):
+        measure.stats(films, tmp_path / "t.npz", features="shapes-clip")
 
 
 def test_training_samples_must_be_known(model, tmp_path):
@@ -171,7 +212,7 @@ def test_training_samples_must_be_known(model, tmp_path):
 
 @pytest.mark.parametrize(("last", "expected"), [(2, [[2, 3], [2, 3], [2, 3], [2, 3], [2, 3]]), (None, [0, 1, 2, 3, 0])])
 def test_excerpts_look_at_last_or_single_frames(last, expected):
-    reference = Reference("shapes", frames=4, last=last, single=last is None)
+    reference = Reference("shapes", window=Window(4), last=last, single=last is None)
     clips = ShapesClips(frames=4, seed=1).batch(np.arange(5))[0]
     seen = [clips[i][np.array(at)] for i, at in enumerate(expected)]
     assert reference.dataset is not None
@@ -204,6 +245,8 @@ def test_pictures_are_not_measured_as_clips(tmp_path):
             run_study(study("shapes-unet2d", base={"count": 6}, **changes), tmp_path)
     with pytest.raises(ValueError, match="window is missing"):
         study("shapes-unet2d", metrics=["fvd-window"])
+    with pytest.raises(ValueError, match="reconstruction is told, but nothing is extended"):
+        study("shapes-unet2d", base={"count": 6, "reconstruction": 2})
     with pytest.raises(ValueError, match="extend and overlap belong together"):
         study("shapes-unet2d", axes={"extend": [8]})
     with pytest.raises(DifflabError, match="is a model of pictures, which cannot be extended"):
@@ -254,7 +297,7 @@ def test_films_are_a_reference(model, tmp_path):
     (films / "cut.mp4").write_bytes((films / "000.mp4").read_bytes()[:300])
     with pytest.raises(DifflabError, match=r"cut\.mp4: .*--skip-broken"):
         run_study(study(model, **asked), tmp_path / "b")
-    with pytest.warns(UserWarning, match="1 broken films and 0 of fewer than 4 frames"):
+    with pytest.warns(UserWarning, match="1 broken films and 0 shorter than 4 frames"):
         run_study(study(model, **asked, skip_broken=True), tmp_path / "c", device="cpu")
     assert not (tmp_path / "b").exists()
 
@@ -291,13 +334,18 @@ def test_films_that_are_no_squares_are_not_brought_to_size_unasked(tmp_path):
 
 def test_statistics_are_of_clips_of_one_length(tmp_path):
     extractor = open_extractor("shapes-clip")
-    made = Reference("shapes", size=32, frames=4)
+    made = Reference("shapes", size=32, window=Window(4))
     assert made.dataset is not None
     moments, _, _ = measure.reference_moments(made.dataset, extractor)
     save_statistics(tmp_path / "four.npz", moments, made.passport(extractor))
-    stored = Reference(str(tmp_path / "four.npz"), frames=4)
+    stored = Reference(str(tmp_path / "four.npz"), window=Window(4))
     np.testing.assert_array_equal(stored.statistics(extractor).mu, moments.mean)
-    for other in (replace(stored, frames=5), replace(stored, last=3), replace(stored, single=True)):
+    for other in (
+        replace(stored, window=Window(5)),
+        replace(stored, window=Window(4, stride=2)),
+        replace(stored, last=3),
+        replace(stored, single=True),
+    ):
         with pytest.raises(DifflabError, match="holds statistics of clips of 4 frames, but ones of"):
             other.statistics(extractor)
 

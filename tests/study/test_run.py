@@ -204,7 +204,8 @@ def test_asking_for_the_truth_later_draws_nothing_again(
 def test_the_floor_is_what_fresh_real_samples_score(
     parts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fresh scenes against other scenes: small beside noise, and not zero, since they are other scenes."""
+    """Fresh scenes against other scenes: small beside noise, and not zero, since they are other scenes. The mean over
+    eight sets, and as interval where a ninth would lie: t of 7 degrees of freedom is 2.365 at 97.5 %."""
     from difflab.data.shapes import Shapes
     from difflab.study import measure
 
@@ -213,11 +214,15 @@ def test_the_floor_is_what_fresh_real_samples_score(
     fields = {"name": "s", "model": parts["tiny"], "reference": "shapes", "features": parts["tiny-features"]}
     study = Study.model_validate({**fields, "base": {"count": 100}, "axes": {"steps": [1]}, "replicates": 20})
     result = run_study(study, tmp_path)
-    fresh = Shapes(16, 100, 2).batch(np.arange(100))[0]
-    np.savez(tmp_path / "fresh.npz", fresh)
-    by_hand = measure.score("fid", tmp_path / "fresh.npz", "shapes", features=parts["tiny-features"], size=16)
-    assert result.floors["fid"].value == pytest.approx(by_hand.value)
-    assert 0 < result.floors["fid"].value < result.rows[0].scores["fid"].value
+    by_hand = []
+    for begin in range(0, 800, 100):
+        np.savez(tmp_path / "fresh.npz", Shapes(16, 800, 2).batch(np.arange(begin, begin + 100))[0])
+        asked = {"features": parts["tiny-features"], "size": 16, "replicates": 2}
+        by_hand.append(measure.score("fid", tmp_path / "fresh.npz", "shapes", **asked).value)
+    floor = result.floors["fid"]
+    assert (floor.value, floor.n, floor.sets) == (pytest.approx(np.mean(by_hand)), 100, 8)
+    assert floor.high - floor.value == pytest.approx(2.365 * np.std(by_hand, ddof=1) * np.sqrt(9 / 8), rel=1e-3)
+    assert 0 < floor.value < result.rows[0].scores["fid"].value
 
 
 def test_floors_are_of_every_metric_and_the_checker_accepts_all_real_scenes(tmp_path: Path) -> None:

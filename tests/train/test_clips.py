@@ -77,6 +77,10 @@ def test_pictures_beside_a_clip_change_its_loss_by_their_own_alone():
         ({"data": {**FIELDS["data"], "images": 1}, "network": {**FIELDS["network"], "strict_mask": False}},
          "would mix pictures with the clip"),
         ({"network": {**FIELDS["network"], "num_frames": 0}}, "num_frames"),
+        ({"data": {**FIELDS["data"], "images": 1}, "network": {**FIELDS["network"], "norm": "group"}},
+         "set network.norm to rms"),
+        ({"data": {**FIELDS["data"], "flip": True}, "network": {**FIELDS["network"], "cond_dim": 4, "num_classes": 16}},
+         "a mirrored clip moves in another direction"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told(changes, words):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from difflab.core.sampler import DDIM, final, trajectory
 from difflab.core.schedule import make_schedule, path
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
-from difflab.zoo.clips import complete, extend
+from difflab.zoo.clips import blocks_of, complete, extend, extended_batches
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.model import Model, build_model
 from difflab.zoo.sampling import Draw, sample, seeded_noise
@@ -107,6 +108,50 @@ def test_clips_go_on_as_long_as_asked(model):
     torch.testing.assert_close(longer[:, :, :6], begun)
     second = complete(model, draw, begun[:, :, -2:], range(2), block=1)
     torch.testing.assert_close(longer[:, :, 6:10], second[:, :, 2:])
+    third = complete(model, draw, longer[:, :, 8:10], range(2), block=2)
+    torch.testing.assert_close(longer[:, :, 10:14], third[:, :, 2:])
+    assert torch.equal(extend(model, draw, begun, 4, 2, range(2)), begun[:, :, :4])
+
+
+def test_the_weight_reaches_every_block(model):
+    draw, begun = Draw("ddim", 3), torch.rand(1, 3, 6, 8, 8) * 2 - 1
+    longer = extend(model, draw, begun, 10, 2, range(1), weight=0.0)
+    only_put = complete(model, draw, begun[:, :, -2:], range(1), weight=0.0, block=1)
+    torch.testing.assert_close(longer[:, :, 6:], only_put[:, :, 2:])
+    assert not torch.allclose(longer[:, :, 6:], extend(model, draw, begun, 10, 2, range(1))[:, :, 6:])
+
+
+@pytest.mark.parametrize(("length", "blocks"), [(3, 1), (6, 1), (7, 2), (10, 2), (11, 3), (14, 3), (15, 4)])
+def test_blocks_are_as_many_as_are_needed(model, length, blocks):
+    """Clips of 6 frames, of which each after the first adds 4."""
+    assert blocks_of(model, length, 2) == blocks
+
+
+def test_extended_clips_do_not_depend_on_the_batch(model):
+    draw = Draw("ddpm", 3)
+    whole = np.concatenate(list(extended_batches(model, draw, 5, range(2, 5), 3, 9, 2, 1.0)))
+    alone = np.concatenate(list(extended_batches(model, draw, 5, range(2, 5), 1, 9, 2, 1.0)))
+    assert whole.shape == (3, 9, 8, 8, 3)
+    assert np.abs(whole.astype(int) - alone).max() <= 1
+
+
+def test_known_frames_get_fresh_noise_at_every_place_apart_from_that_of_the_steps():
+    """And estimates are clamped where that is asked for, known frames excepted."""
+    asked = []
+
+    class Recorded:
+        def draw(self, k):
+            asked.append(k)
+            return torch.zeros(1, 1, 2, 1, 1)
+
+    known, at = torch.full((1, 1, 1, 1, 1), 3.0), make_schedule("cosine", 100).point(10)
+    for clip, bound in ((True, 1.0), (False, 5.0)):
+        guided = Reconstruction(lambda z, at: Estimate(5.0 + 0.0 * z, z), known, Recorded(), 1.0, clip)
+        estimates = [guided(torch.zeros(1, 1, 2, 1, 1), at).x0 for _ in range(2)]
+        assert [float(x0[0, 0, 1]) for x0 in estimates] == [bound, bound]
+        assert float(estimates[0][0, 0, 0]) == 3.0
+    assert asked[0] == asked[2] >= 1 << 32
+    assert asked[1] == asked[3] == asked[0] + 1
 
 
 def test_blocks_have_noise_of_their_own_and_one_class(model, monkeypatch):

@@ -134,9 +134,8 @@ def _going_on(
     """Clips that begin with given frames, or with drawn ones, and are continued to `length` frames."""
     from difflab.data.clips import beginning
     from difflab.errors import DifflabError
-    from difflab.zoo.clips import complete, extend
+    from difflab.zoo.clips import extended_batches
     from difflab.zoo.codec import encode
-    from difflab.zoo.sampling import sample_raw
 
     if model.frames is None:
         raise DifflabError(
@@ -144,15 +143,7 @@ def _going_on(
         )
     known = None if init is None else encode(beginning(init, overlap, model.card.side)[None])
     shared = overlap if overlap is not None else (known.shape[2] if known is not None else max(1, model.frames // 2))
-    for begin in range(0, n, batch):
-        rows = range(begin, min(begin + batch, n))
-        if known is None:
-            x = sample_raw(model, draw, seed, rows)
-        else:
-            x = complete(model, draw, known.expand(len(rows), -1, -1, -1, -1), rows, seed=seed, weight=weight)
-        if length is not None:
-            x = extend(model, draw, x, length, shared, rows, seed=seed, weight=weight)
-        yield model.codec.decode(x)
+    return extended_batches(model, draw, seed, range(n), batch, length, shared, weight, known)
 
 
 def checked(value: str, names: Any) -> Any:

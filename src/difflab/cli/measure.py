@@ -69,12 +69,20 @@ def stats(
     split: Split = None,
     size: Size = None,
     skip_broken: SkipBroken = False,
+    frames: Frames = None,
+    stride: Stride = 1,
+    fps: Fps = None,
 ) -> None:
-    """Compute reference statistics of pictures, with a passport."""
+    """Compute reference statistics of pictures, or with --frames of clips, with a passport."""
+    from difflab.data.clips import Window
+    from difflab.errors import DifflabError
     from difflab.study.measure import stats as compute
 
-    made = compute(data, out, features=features, split=split, size=size, skip_broken=skip_broken)
+    if frames is None and (stride, fps) != (1, None):
+        raise DifflabError("--stride and --fps are of clips; give --frames too.")
+    window = None if frames is None else Window(frames, stride, fps)
+    made = compute(data, out, features=features, split=split, size=size, skip_broken=skip_broken, window=window)
     skipped = (made.passport or {}).get("skipped", 0)
     print(
-        f"{out}: {len(made.mu)} features of {made.n} pictures{f', {skipped} broken ones passed over' if skipped else ''}"
+        f"{out}: {len(made.mu)} features of {made.n} {'pictures' if window is None else 'clips'}{f', {skipped} broken ones passed over' if skipped else ''}"
     )

@@ -20,7 +20,9 @@ Features = Annotated[str | None, typer.Option(help="Feature network: inception, 
 Split = Annotated[str | None, typer.Option(help="Split of data that has several: train, test, ..")]
 Size = Annotated[int | None, typer.Option(min=1, max=8192, help="Bring pictures to SIZE x SIZE pixels.")]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Pass over pictures that cannot be decoded, and count them.")]  # fmt: skip
-Frames = Annotated[int | None, typer.Option(min=1, help="Frames of the clips taken from films, for fvd and kvd.")]
+Frames = Annotated[
+    int | None, typer.Option(min=1, help="Frames of the clips taken from films, for fvd and kvd and their statistics.")
+]
 Stride = Annotated[int, typer.Option(min=1, help="Take every STRIDE-th frame of a film.")]
 Fps = Annotated[float | None, typer.Option(help="Bring films to so many frames a second before that.")]
 Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]

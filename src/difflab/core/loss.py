@@ -44,7 +44,8 @@ def diffusion_loss(
     noise through to its output, and so learns plain pictures with few channels (Li and He 2025).
 
     With an exact `denoiser` of the data, E[x0 | x_t] takes the place of x0 in the target. That changes the loss by a
-    constant (for x0 unweighed, the variance of x0 given x_t) and leaves its minimum; the gradient is less noisy.
+    constant (for x0 unweighed, the variance of x0 given x_t) and leaves its minimum; the gradient is less noisy. That
+    holds for squares, not for absolute errors, whose minimum is a median.
 
     Args:
         network: (x (B, ..), t (B,)) -> output of the shape of x.

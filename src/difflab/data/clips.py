@@ -74,10 +74,15 @@ class Window:
             begin = int(np.random.default_rng(list(seed)).integers(room + 1))
         return begin + np.rint(np.arange(self.frames) * self._rate(film)).astype(np.int64)
 
-    def __str__(self) -> str:
+    @property
+    def length(self) -> str:
+        """How many frames, and how far apart, in words."""
         every = f", stride {self.stride}" if self.stride > 1 else ""
         rate = f", at {self.fps:g} frames a second" if self.fps else ""
-        return f"{self.frames} frames{every}{rate}, {self.start} start, short films: {self.short}"
+        return f"{self.frames} frames{every}{rate}"
+
+    def __str__(self) -> str:
+        return f"{self.length}, {self.start} start, short films: {self.short}"
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,14 @@ def open_clips(
     out = {film.name for film in (*broken, *short)}
     kept = [i for i, film in enumerate(films) if film.name not in out]
     if not kept:
-        first = f"the longest has {_longest(short)}" if short else f"{broken[0].name} {broken[0].problem}"
+        longest = max((film.frames for film in short), default=0)
+        first = (
+            f"the longest has {longest} frames"
+            if short
+            else f"{broken[0].name} {broken[0].problem}"
+            if broken
+            else f"{listed.what} names none that is there"
+        )
         raise DifflabError(
             f"{source}: none of {len(films)} films has a clip of {window.frames} frames ({first}); take fewer frames, "
             "or fill short films up by short: repeat or loop."
@@ -223,10 +235,6 @@ def _home(source: str | Path) -> Path:
     raise DifflabError(
         f"{source}: no such folder; clips are read from a folder of films.{suggest(str(source), FILM_SETS)}"
     )
-
-
-def _longest(films: Sequence[Film]) -> str:
-    return f"{max(film.frames for film in films)} frames" if films else "none"
 
 
 def _listed(root: Path, split: str | None) -> Listed:

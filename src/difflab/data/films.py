@@ -174,6 +174,8 @@ def _probe_folder(path: Path, name: str, state: str) -> Film:
     pictures = _frame_files(path)
     numbers = [number for picture in pictures if (number := _number(picture)) is not None]
     found = Film(name, state, len(pictures), FRAME_FOLDER_RATE)
+    if not pictures:
+        return replace(found, problem="holds no pictures whose names end in a number")
     for before, after in pairwise(numbers):
         if after != before + 1:
             return replace(found, problem=f"has no frame {before + 1}, but goes on with {after}")

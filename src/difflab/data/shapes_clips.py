@@ -206,18 +206,21 @@ class MotionRecognition:
 
     motions: the explanation found for each clip; match (N,): of the worst frame, how much of the energy of the shape is
     explained, 1 is perfect; residual (N,): of the worst frame, root mean square of what is left, in grey levels;
-    astray (N,): pixels by which the centre is at most off its way.
+    astray (N,): pixels by which the centre is at most off its way; moved (N,): whether it gets on at half the slow
+    pace or more, without which its direction says nothing.
     """
 
     motions: Motions
     match: np.ndarray
     residual: np.ndarray
     astray: np.ndarray
+    moved: np.ndarray
 
     @cached_property
     def valid(self) -> np.ndarray:
         """(N,) whether the clip is one of this world: the shape clear in every frame, and on its way."""
-        return (self.match >= MIN_MATCH) & (self.residual <= MAX_RESIDUAL) & (self.astray <= _TOLERANCE)
+        clear = (self.match >= MIN_MATCH) & (self.residual <= MAX_RESIDUAL)
+        return clear & (self.astray <= _TOLERANCE) & self.moved
 
 
 def recognise_clips(clips: np.ndarray, batch: int = 32) -> MotionRecognition:
@@ -230,7 +233,8 @@ def recognise_clips(clips: np.ndarray, batch: int = 32) -> MotionRecognition:
     parts = [_recognise(clips[i : i + batch].astype(np.float32)) for i in range(0, len(clips), batch)]
     motions = Motions(**{f.name: np.concatenate([getattr(p.motions, f.name) for p in parts]) for f in fields(Motions)})
     return MotionRecognition(
-        motions, *(np.concatenate([getattr(p, name) for p in parts]) for name in ("match", "residual", "astray"))
+        motions,
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("match", "residual", "astray", "moved")),
     )
 
 
@@ -255,10 +259,12 @@ def _recognise(x: np.ndarray) -> MotionRecognition:
     match = (gain / np.maximum(energy, 1e-6)).min(1)
     left = rest - mask[..., None] * difference
     residual = np.sqrt((left**2).mean((2, 3, 4))).max(1)
-    direction, speed = _motion(centre)
+    direction, pace = _motion(centre)
+    speed = np.abs(pace[:, None] - _RATES).argmin(1)
     kind, size = kinds.ravel()[best], sizes.ravel()[best]
     motions = Motions(background, kind, colour, size, direction, speed, centre[:, 0, 0], centre[:, 0, 1])
-    return MotionRecognition(motions, match, residual, np.abs(motions.centres(x.shape[1]) - centre).max((1, 2)))
+    astray = np.abs(motions.centres(x.shape[1]) - centre).max((1, 2))
+    return MotionRecognition(motions, match, residual, astray, pace >= _RATES.min() / 2)
 
 
 def _coverage(rest: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -289,9 +295,7 @@ def _offset(kind: int, size: int) -> np.ndarray:
 
 
 def _motion(centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Direction and speed (N,) of centres (N, F, 2), as they are before any bounce."""
+    """Direction (N,) and pace (N,), pixels a frame, of centres (N, F, 2), as they are before any bounce."""
     free = min(_FREE, centre.shape[1] - 1)
     moved = centre[:, free] - centre[:, 0]
-    direction = (moved @ _WAYS.T).argmax(1)
-    pace = np.abs(moved).max(1) / free
-    return direction, np.abs(pace[:, None] - _RATES).argmin(1)
+    return (moved @ _WAYS.T).argmax(1), np.abs(moved).max(1) / free

@@ -186,29 +186,29 @@ class TemporalAttention(Attention):
     def __init__(self, channels: int, heads: int, width: int) -> None:
         super().__init__(channels, heads, width, bias=False)
 
-    def forward(self, h: Tensor, clip: Clip, time: Positions) -> Tensor:
+    def forward(self, h: Tensor, clip: Clip, positions: Positions) -> Tensor:
         """(B F, C, H, W) -> the same."""
         tokens = _tokens(h).unflatten(0, (-1, clip.frames))  # (B, F, P, C)
         if len(set(clip.linked)) == 1:
-            return _pictures(self._linked(tokens, clip.linked[0], time).flatten(0, 1), h)
-        rows = [self._linked(row[None], linked, time) for row, linked in zip(tokens, clip.linked, strict=True)]
+            return _pictures(self._linked(tokens, clip.linked[0], positions).flatten(0, 1), h)
+        rows = [self._linked(row[None], linked, positions) for row, linked in zip(tokens, clip.linked, strict=True)]
         return _pictures(torch.cat(rows).flatten(0, 1), h)
 
-    def _linked(self, tokens: Tensor, linked: int, time: Positions) -> Tensor:
+    def _linked(self, tokens: Tensor, linked: int, positions: Positions) -> Tensor:
         """The first `linked` frames see each other, the others themselves alone: their softmax is 1, so v is left."""
         seen, alone, done = tokens[:, :linked], tokens[:, linked:], []
         if linked:
-            near = Positions(time.bias[:, :linked, :linked], time.phases[:linked])
+            near = Positions(positions.bias[:, :linked, :linked], positions.phases[:linked])
             done.append(self.in_blocks(seen, 2, lambda part: self._attend(part, near)))
         if alone.shape[1]:
             done.append(self.in_blocks(alone, 2, lambda part: self.qkv(part)[..., 2, :, :].flatten(-2)))
         return torch.cat(done, dim=1) if len(done) > 1 else done[0]
 
-    def _attend(self, tokens: Tensor, time: Positions) -> Tensor:
+    def _attend(self, tokens: Tensor, positions: Positions) -> Tensor:
         """(B, F, n, C) -> (B, F, n, heads width)"""
         batch, _, places, _ = tokens.shape
         made = self.qkv(tokens).permute(3, 0, 2, 4, 1, 5).flatten(1, 2)  # (3, B n, heads, F, width)
-        (q, k), v, bias = rotate(made[:2], time.phases), made[2], time.bias.to(made.dtype)
+        (q, k), v, bias = rotate(made[:2], positions.phases), made[2], positions.bias.to(made.dtype)
         if tokens.device.type == "cpu" and tokens.shape[1] <= _FEW_FRAMES:
             h = ((q * self.width**-0.5) @ k.transpose(-2, -1)).add(bias).softmax(dim=-1) @ v
         else:
@@ -262,11 +262,11 @@ class Resolution(nn.Module):
         self.block1, self.block2 = block1, block2
         self.spatial, self.temporal, self.resample = spatial, temporal, resample
 
-    def forward(self, h: Tensor, swished: Tensor, clip: Clip, time: Positions) -> Tensor:
+    def forward(self, h: Tensor, swished: Tensor, clip: Clip, positions: Positions) -> Tensor:
         h = self.block2(self.block1(h, swished, clip), swished, clip)
         if self.spatial is not None:
             h = self.spatial(h)
-        return h if self.temporal is None else self.temporal(h, clip, time)
+        return h if self.temporal is None else self.temporal(h, clip, positions)
 
 
 class Middle(nn.Module):
@@ -277,16 +277,17 @@ class Middle(nn.Module):
         super().__init__()
         self.block1, self.spatial, self.temporal, self.block2 = block1, spatial, temporal, block2
 
-    def forward(self, h: Tensor, swished: Tensor, clip: Clip, time: Positions) -> Tensor:
+    def forward(self, h: Tensor, swished: Tensor, clip: Clip, positions: Positions) -> Tensor:
         h = self.spatial(self.block1(h, swished, clip))
-        return self.block2(self.temporal(h, clip, time), swished, clip)
+        return self.block2(self.temporal(h, clip, positions), swished, clip)
 
 
 class UNet3D(nn.Module):
     """x (B, channels, F, H, W), t (B,), condition -> (B, out_dim, F, H, W), for any number of frames.
 
     Args:
-        image_size: height and width in pixels, divisible by 2^(levels - 1); weights do not depend on it.
+        image_size: height and width in pixels, divisible by patch 2^(levels - 1); weights do not depend on it unless
+            `attn_resolutions` are told.
         dim: base width; level l is dim * dim_mults[l] wide.
         cond_dim: width of a condition; None is unconditional.
         num_classes: the condition may be a class, looked up in a table; None is a vector (B, cond_dim) always.
@@ -327,6 +328,7 @@ class UNet3D(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.dim, self.head_width, self.strict_mask = channels, dim, attn_dim_head, strict_mask
+        self.norm = norm
         self.patch, self.multiple = patch, patch * 2 ** (len(dim_mults) - 1)
         widths = [dim, *(dim * m for m in dim_mults)]
         embedding = 4 * dim + (cond_dim or 0)
@@ -390,23 +392,25 @@ class UNet3D(nn.Module):
         together = frames - images
         linked = [together] * batch if alone is None else [0 if a else together for a in alone.tolist()]
         clip = Clip(frames, tuple(linked))
-        if images and not self.strict_mask:
+        if images and self.init_temporal is not None and not self.strict_mask:
             raise ValueError("pictures beside a clip need strict_mask, else the first attention mixes them with it")
-        time = self._positions(frames, x.device)
+        if images and self.norm == "group":
+            raise ValueError("pictures beside a clip need norm rms, else the norm's statistics mix them with it")
+        positions = self._positions(frames, x.device)
         swished = silu(self._embed(t, condition))  # every block swishes the same vector: once is enough
         h = x.transpose(1, 2).flatten(0, 1)
         h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
         h = self.init_conv(h.contiguous(memory_format=torch.channels_last))
         if self.init_temporal is not None:
-            h = self.init_temporal(h, clip if self.strict_mask else clip.free, time)
+            h = self.init_temporal(h, clip if self.strict_mask else clip.free, positions)
         first, skips = h, []
         for down in cast(list[Resolution], list(self.downs)):
-            h = down(h, swished, clip, time)
+            h = down(h, swished, clip, positions)
             skips.append(h)
             h = h if down.resample is None else down.resample(h)
-        h = self.mid(h, swished, clip, time)
+        h = self.mid(h, swished, clip, positions)
         for up in cast(list[Resolution], list(self.ups)):
-            h = up(torch.cat([h, skips.pop()], dim=1), swished, clip, time)
+            h = up(torch.cat([h, skips.pop()], dim=1), swished, clip, positions)
             h = h if up.resample is None else up.resample(h)
         h = self.final_conv(self.final_block(torch.cat([h, first], dim=1), None, clip))
         h = F.pixel_shuffle(h, self.patch) if self.patch > 1 else h

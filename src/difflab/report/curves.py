@@ -64,13 +64,11 @@ def first_axis(result: Result) -> str:
 
 
 def comparable(result: Result, metric: Metric) -> bool:
-    """Whether rows can be ranked by a metric: not by controls, nor, where clips differ in length, by distances but
-    that of the same first frames, since each length has real clips of its own.
+    """Whether rows can be ranked by a metric: not by controls, nor, where clips differ in length, but by what looks at
+    the same first frames. Else each length has real clips of its own, or has more frames in which to go wrong.
     """
-    if metric in DISTURBED:
-        return False
     lengths = {"frames", "extend"} & result.study.axes.keys()
-    return not lengths or not metric.startswith(("fvd", "kvd", "fid")) or metric == "fvd-window"
+    return metric not in DISTURBED and (not lengths or metric in ("fvd-window", "direction"))
 
 
 def scored(result: Result, metric: Metric) -> list[Row]:

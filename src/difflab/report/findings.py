@@ -62,8 +62,8 @@ def findings(result: Result) -> list[str]:
     """What a study found: best cell, contrast between axes, trends, knees, time, cells that failed."""
     sentences = []
     for metric in result.metric_names:
-        if scored(result, metric) and comparable(result, metric):
-            sentences += _of_metric(result, metric)
+        if scored(result, metric) and metric not in DISTURBED:
+            sentences += _of_metric(result, metric) if comparable(result, metric) else [_by_length(result, metric)]
     sentences += _motion_seen(result)
     return [*sentences, *timing(result), *_failures(result)]
 
@@ -77,8 +77,12 @@ def headline(results: Sequence[Result]) -> list[str]:
             line = curves(scored(result, metric), first_axis(result))[0]
             told = contrast(result, metric, evidence=False) or " ".join(choices(result, metric))
             sentences.append(told or _summary(result, metric, line))
-            if result.study.remark:
-                sentences.append(f"(Read the note of {result.study.name} with this.)")
+        elif (first := next(iter(result.metric_names))) not in DISTURBED and scored(result, first):
+            sentences.append(_by_length(result, first))
+        else:
+            continue
+        if result.study.remark:
+            sentences.append(f"(Read the note of {result.study.name} with this.)")
     timed = [result for result in results if timing(result, telling=True)]
     return sentences + (timing(max(timed, key=lambda result: len(result.rows)), telling=True) if timed else [])
 
@@ -219,11 +223,21 @@ def _beside_floor(result: Result, metric: Metric) -> list[str]:
     if metric in words.SHARES or metric not in result.floors:  # of real samples all are valid and of their class
         return []
     top, floor = best(scored(result, metric), metric).scores[metric], result.floors[metric]
-    worse, better = top.low > floor.high, top.high < floor.low
+    # Of several sets of real samples it is known how far chance alone moves a score.
+    above, below = (top.value, top.value) if floor.sets > 1 else (top.low, top.high)
+    worse, better = above > floor.high, below < floor.low
     if metric in MORE_IS_BETTER:
         worse, better = better, worse
-    told = "falls short of that" if worse else "is beyond that" if better else "cannot be told from that"
-    return [f"As many real samples score {' '.join(words.score_text(metric, floor))}: the best {told}."]
+    told = (
+        "falls short of that"
+        if worse
+        else "is beyond that, nearer to the reference than samples drawn apart from it"
+        if better
+        else "cannot be told from that"
+    )
+    real = " ".join(words.score_text(metric, floor))
+    of = f"{words.fixed(floor.sets, 0)} sets of as many real samples" if floor.sets > 1 else "As many real samples"
+    return [f"{of} score {real}: the best {told}."]
 
 
 def _motion_seen(result: Result) -> list[str]:
@@ -232,15 +246,26 @@ def _motion_seen(result: Result) -> list[str]:
     told: list[Metric] = [metric for metric in DISTURBED if metric in result.metric_names]
     if not rows or not told:
         return []
-    top = best(rows, "fvd")
+    top = best(rows, "fvd") if comparable(result, "fvd") else rows[0]
     parts = [f"{_beside_real(result, metric, top)} with {DISTURBED[metric]}" for metric in told]
     where = words.settings(top.varied)
     plain = f"{words.short(result, 'fvd')} is {_beside_real(result, 'fvd', top)}"
     return [f"Is motion seen? At {where} {plain}, and {words.listed(parts)}."]
 
 
+def _by_length(result: Result, metric: Metric) -> str:
+    """What clips of each length score, beside real ones as long, where lengths are not ranked by that."""
+    each = [f"{_beside_real(result, metric, row)} at {words.settings(row.varied)}" for row in scored(result, metric)]
+    why = (
+        "longer clips have more frames in which to go wrong"
+        if metric in words.SHARES
+        else "each has its own real clips"
+    )
+    return f"{words.capital(_the(result, metric))} is {words.listed(each)}; lengths do not compare by it: {why}."
+
+
 def _beside_real(result: Result, metric: Metric, row: Row) -> str:
-    floor = result.floors.get(metric)
+    floor = row.floors.get(metric) or result.floors.get(metric)
     real = f" (of real samples {words.score_text(metric, floor)[0]})" if floor else ""
     return f"{_score(metric, row)}{real}"
 

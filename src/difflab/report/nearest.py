@@ -25,14 +25,12 @@ class Near:
         """What is shown, and how near it is."""
         shown = "one window of each" if self.pictures.ndim == 5 else "each"
         text = (
-            f"Samples, and below each the nearest of {words.fixed(self.among, 0)} training samples ({shown}), by the "
-            f"features, at distances of {_span(self.distances)}"
+            f"Samples, and below each the nearest of {words.fixed(self.among, 0)} training samples that were looked "
+            f"through ({shown}), by the features, at distances of {_span(self.distances)}"
         )
         if not self.real.size:
             return f"{text}."
-        return (
-            f"{text}. As many real samples that were not trained on lie at {_span(self.real)}; copies lie much nearer."
-        )
+        return f"{text}. As many real samples that were not trained on lie at {_span(self.real)}."
 
 
 def _span(distances: np.ndarray) -> str:
@@ -42,12 +40,9 @@ def _span(distances: np.ndarray) -> str:
 
 
 def near_training(result: Result) -> Near | None:
-    """Of the row where they were looked for; None where none were."""
-    sound = [row for row in result.rows if not row.error]
-    if not result.study.nearest or not sound:
-        return None
-    row = max(sound, key=lambda row: row.calls)
-    found = result.cell(row).get_arrays("nearest")
-    if found is None or len(found["pictures"]) != result.study.nearest:
-        return None
-    return Near(row, found["pictures"], found["distances"], found["real"], int(found["among"]))
+    """Of the row where they were looked for, the dearest one if there are several; None where none were."""
+    for row in sorted(result.rows, key=lambda row: -row.calls):
+        found = None if row.error or not result.study.nearest else result.cell(row).get_arrays("nearest")
+        if found is not None and len(found["pictures"]) == result.study.nearest:
+            return Near(row, found["pictures"], found["distances"], found["real"], int(found["among"]))
+    return None

@@ -12,7 +12,7 @@ _MOST_DIGITS = 4
 SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
     "valid": ("share of valid samples", "valid samples (%)"),
     "accuracy": ("class accuracy", "class accuracy (%)"),
-    "direction": ("share of clips that move as asked", "direction right (%)"),
+    "direction": ("share of clips that move as asked", "moves as asked (%)"),
 }
 
 

@@ -24,15 +24,15 @@ from difflab.score.extractors import Extractor
 from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
-from difflab.study.memory import training_data
-from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study
+from difflab.study.memory import trained_cut, training_data
+from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
 from difflab.zoo.clips import blocks_of, extended_batches
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
 from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, sample_batches
 
-_OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *CONTROLS)
+_OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *VIEWS)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Bench:
     store: Store
     shelf: Shelf
     batch: int
-    _against: dict[tuple[int | None, Control | None], AdmReference] = field(default_factory=dict)
+    _against: dict[tuple[int | None, View | None], AdmReference] = field(default_factory=dict)
+    _warm: set[tuple[int | None, bool]] = field(default_factory=set)
 
     @cached_property
     def model(self) -> Model:
@@ -85,18 +86,18 @@ class Bench:
         """What samples are scored against, brought to the size, and for clips to the length, of the samples."""
         return self.reference_of(self.frames_of(self.study.base))
 
-    def reference_of(self, frames: int | None, control: Control | None = None) -> Reference:
-        """The reference as clips of so many frames, None as pictures, and what of it a control is compared with."""
+    def reference_of(self, frames: int | None, view: View | None = None) -> Reference:
+        """The reference as clips of so many frames, None as pictures, and what of it a view is compared with."""
         s = self.study
-        trained = self.model.card.training.get("recipe", {}).get("data", {})
-        stride = s.stride or trained.get("stride", 1)
-        fps = s.fps if s.fps is not None else trained.get("fps")
-        reference = Reference(s.reference, s.split, self.model.card.side, s.skip_broken, frames, stride, fps)
-        if control == "window":
-            return replace(reference, frames=s.window)
-        if control == "last":
+        if view == "window":
+            return self.reference_of(s.window)
+        window, crop = trained_cut(self.model.card, frames)
+        if window is not None:
+            window = replace(window, stride=s.stride or window.stride, fps=s.fps or window.fps)
+        reference = Reference(s.reference, s.split, self.model.card.side, s.skip_broken, window, crop)
+        if view == "last":
             return replace(reference, last=s.window)
-        return replace(reference, single=True) if control == "frames" else reference
+        return replace(reference, single=True) if view == "frames" else reference
 
     @cached_property
     def extractor(self) -> Extractor:
@@ -111,14 +112,14 @@ class Bench:
         """The feature network for single frames of clips."""
         return self.shelf.extractor(choose_features(self.study.reference, self.model.card.side))
 
-    def extractor_of(self, control: Control | None) -> Extractor:
-        """The feature network that looks at samples as a control does."""
-        return self.picture_extractor if control == "frames" else self.extractor
+    def extractor_of(self, view: View | None) -> Extractor:
+        """The feature network for a view of samples."""
+        return self.picture_extractor if view == "frames" else self.extractor
 
     @property
     def extractors(self) -> list[Extractor]:
         """All feature networks that look at the samples."""
-        return [self.extractor, *([self.picture_extractor] if "frames" in self.controls else [])]
+        return [self.extractor, *([self.picture_extractor] if "frames" in self.views else [])]
 
     @cached_property
     def statistics(self) -> Statistics:
@@ -139,36 +140,36 @@ class Bench:
         """What the scores of the base setting compare with."""
         return self.against_of(self.frames_of(self.study.base))
 
-    def against_of(self, frames: int | None, control: Control | None = None) -> AdmReference:
-        """What clips of so many frames, None for pictures, compare with as a control looks at them: the statistics, and
+    def against_of(self, frames: int | None, view: View | None = None) -> AdmReference:
+        """What clips of so many frames, None for pictures, compare with in a view of them: the statistics, and
         for themselves features of single samples where a metric needs them."""
-        if (frames, control) not in self._against:
-            reference, cache = self.reference_of(frames, control), self.store.root / "reference"
-            extractor = self.extractor_of(control)
-            alone = control is not None or not set(POINTWISE) & set(self.study.metrics)
+        if (frames, view) not in self._against:
+            reference, cache = self.reference_of(frames, view), self.store.root / "reference"
+            extractor = self.extractor_of(view)
+            alone = view is not None or not set(POINTWISE) & set(self.study.metrics)
             points = None if alone else reference.points(extractor, REFERENCE_POINTS, cache)
-            self._against[frames, control] = AdmReference(reference.statistics(extractor, cache), points)
-        return self._against[frames, control]
+            self._against[frames, view] = AdmReference(reference.statistics(extractor, cache), points)
+        return self._against[frames, view]
 
     @property
-    def controls(self) -> list[Control]:
-        """What else is looked at of clips, besides themselves, because a metric asks for it."""
-        return [CONTROLS[metric] for metric in self.study.metrics if metric in CONTROLS]
+    def views(self) -> list[View]:
+        """The views of clips that metrics ask for, besides the clips themselves."""
+        return [VIEWS[metric] for metric in self.study.metrics if metric in VIEWS]
 
-    def controlled(self, clips: np.ndarray, first: int) -> dict[str, np.ndarray]:
-        """Features (n, d) of clips (n, F, ..) as each control looks at them; `first` is the index of the first one."""
-        return {c: self.extractor_of(c)(self._seen(clips, c, first)) for c in self.controls}
+    def viewed(self, clips: np.ndarray, first: int) -> dict[str, np.ndarray]:
+        """Features (n, d) of each view of clips (n, F, ..); `first` is the index of the first one."""
+        return {c: self.extractor_of(c)(self.seen(clips, c, first)) for c in self.views}
 
-    def _seen(self, clips: np.ndarray, control: Control, first: int) -> np.ndarray:
-        if control == "frozen":
+    def seen(self, clips: np.ndarray, view: View, first: int) -> np.ndarray:
+        if view == "frozen":
             return frozen(clips)
-        if control == "shuffled":
+        if view == "shuffled":
             return shuffled(clips, self.study.base.seed, first)
-        if control == "frames":
+        if view == "frames":
             return single_frames(clips, np.arange(first, first + len(clips)))
         window = self.study.window
         assert window is not None
-        return last_frames(clips, window) if control == "last" else clips[:, :window]
+        return last_frames(clips, window) if view == "last" else clips[:, :window]
 
     @cached_property
     def beside_training(self) -> Settings | None:
@@ -178,9 +179,11 @@ class Bench:
     def batches(self, settings: Settings, rows: range) -> Iterator[np.ndarray]:
         """The samples of a cell with indices `rows`, some at a time: uint8 (b, H, W, C) or (b, F, H, W, C)."""
         model, draw = self.model_of(settings), draw_of(settings)
-        if settings.extend is None or settings.overlap is None:
+        if settings.extend is None or settings.overlap is None or settings.reconstruction is None:
             return sample_batches(model, draw, settings.seed, rows, self.batch)
-        return extended_batches(model, draw, settings.seed, rows, self.batch, settings.extend, settings.overlap)
+        return extended_batches(
+            model, draw, settings.seed, rows, self.batch, settings.extend, settings.overlap, settings.reconstruction
+        )
 
     def taps(self) -> set[str]:
         """What is kept of every sample besides its pictures.
@@ -222,13 +225,13 @@ class Bench:
             return
         for frames in lengths:
             check_reference(self.study, self.reference_of(frames))
-            for control in self.controls:
-                check_reference(self.study, self.reference_of(frames, control))
+            for view in self.views:
+                check_reference(self.study, self.reference_of(frames, view))
 
     def _features_are_there(self) -> None:
         check_features(self.study, self.extractor)
-        for control in self.controls:
-            self.extractor_of(control)
+        for view in self.views:
+            self.extractor_of(view)
 
     def _clips_meet_clips(self) -> None:
         """Clips need features and metrics of clips, pictures those of pictures."""
@@ -263,7 +266,7 @@ class Bench:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""
         card = self.model_of(settings).card
         return {
-            **{f"as {control}": self._looks(control) for control in self.controls},
+            **{f"as {view}": self.looks(view) for view in self.views},
             "weights": self.model.weights_hash,
             "network": card.network.model_dump(mode="json"),
             "schedule": card.schedule.model_dump(mode="json"),
@@ -279,26 +282,26 @@ class Bench:
             "dtype": "float32",
         }
 
-    def _looks(self, control: Control) -> Any:
-        """What decides the features of samples as a control looks at them, besides the samples."""
-        if control in ("window", "last"):
+    def looks(self, view: View) -> Any:
+        """What decides the features of a view of samples, besides the samples."""
+        if view in ("window", "last"):
             return self.study.window
-        if control == "shuffled":
+        if view == "shuffled":
             return self.study.base.seed
-        return self.extractor_of(control).passport() if control == "frames" else True
+        return self.extractor_of(view).passport() if view == "frames" else True
 
-    def warm(self) -> None:
-        """Make the first forward pass, which costs extra, before any clock runs; later calls do nothing."""
-        self._warmed  # noqa: B018
-
-    @cached_property
-    def _warmed(self) -> bool:
-        next(
-            sample_batches(
-                self.model, Draw(steps=1, spacing="trailing"), 0, range(min(self.batch, self.study.chunk)), self.batch
-            )
-        )
-        return True
+    def warm(self, settings: Settings) -> None:
+        """Make the first passes for clips of a cell's length, which cost extra, before any clock runs; later calls do
+        nothing."""
+        goes_on = settings.extend is not None
+        if (settings.frames, goes_on) in self._warm:
+            return
+        brief = Settings(
+            steps=1, spacing="trailing", frames=settings.frames, overlap=settings.overlap,
+            extend=(self.model_of(settings).frames or 0) + 1 if goes_on else None,
+        )  # fmt: skip
+        next(self.batches(brief, range(min(self.batch, self.study.chunk))))
+        self._warm.add((settings.frames, goes_on))
 
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell. Raises DifflabError for an extension that the model cannot make."""

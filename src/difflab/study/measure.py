@@ -16,7 +16,7 @@ import numpy as np
 from difflab import files
 from difflab.data.archives import NpzImages
 from difflab.data.clips import Window, films_fingerprint, open_clips, side_of_films
-from difflab.data.dataset import BrokenImageError, Dataset, batches
+from difflab.data.dataset import BrokenImageError, Crop, Dataset, batches
 from difflab.data.excerpts import Excerpts
 from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.shapes_clips import ShapesClips, clips_fingerprint, sample_motions
@@ -35,6 +35,7 @@ SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
 CLIPS_REFERENCE = {"count": 5_000, "seed": 1}  # a clip costs as much as its frames, and each length has its own
 FRESH_SEED = 2
+FRESH_SETS = 8  # sets of fresh scenes, whose scores tell how far chance alone moves them
 CLIP_METRICS = ("fvd", "kvd")
 METRICS = (*ADM, *RELATIVES, *CLIP_METRICS)
 _BATCH = 128
@@ -89,19 +90,24 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
 class Reference:
     """What samples are scored against: data or statistics, with the split and size it is used at.
 
-    frames: of clips, None is pictures; stride, fps: how they are taken from films (see `data.clips.Window`); last: how
-    many of them are looked at, from the end, None is all; single: whether one frame of each is looked at, as a picture.
+    window: which frames of films make clips, None is pictures; crop: how films are brought to the size, None is as
+    usual; last: how many frames are looked at, from the end, None is all; single: whether one frame of each is looked
+    at, as a picture.
     """
 
     source: str
     split: str | None = None
     size: int | None = None
     skip_broken: bool = False
-    frames: int | None = None
-    stride: int = 1
-    fps: float | None = None
+    window: Window | None = None
+    crop: Crop | None = None
     last: int | None = None
     single: bool = False
+
+    @property
+    def frames(self) -> int | None:
+        """Frames of a clip; None for pictures."""
+        return None if self.window is None else self.window.frames
 
     @cached_property
     def dataset(self) -> Dataset | None:
@@ -116,21 +122,20 @@ class Reference:
             raise DifflabError(f"{SHAPES}: has no splits, {self.split!r} was asked for; leave the split out.")
         if self.source == SHAPES:
             return self._scenes(**(SHAPES_REFERENCE if self.frames is None else CLIPS_REFERENCE))
-        if self.frames is not None and not self.source.endswith(".npz"):
-            return self._film_clips(self.frames)
-        if self.frames is not None:
-            return self._npz_clips()
-        return open_data(self.source, split=self.split, size=self.size)
+        if self.window is not None:
+            return self._npz_clips() if self.source.endswith(".npz") else self._film_clips(self.window)
+        return open_data(self.source, split=self.split, size=self.size, crop=self.crop)
 
-    def _film_clips(self, frames: int) -> Dataset:
+    def _film_clips(self, window: Window) -> Dataset:
         size = self.size if self.size is not None else side_of_films(self.source, self.split)
-        found = open_clips(self.source, Window(frames, self.stride, self.fps), size, split=self.split)
+        how: dict[str, Any] = {} if self.crop is None else {"crop": self.crop}
+        found = open_clips(self.source, window, size, split=self.split, **how)
         if found.broken and not self.skip_broken:
             raise DifflabError(f"{found.broken[0]}; repair or delete it, or pass over such films with --skip-broken.")
         if found.broken or found.short:
             warnings.warn(
-                f"{self.source}: {len(found.broken)} broken films and {found.short} of fewer than {frames} frames are "
-                "left out.",
+                f"{self.source}: {len(found.broken)} broken films and {found.short} shorter than {window.frames} "
+                "frames are left out.",
                 UserWarning,
                 stacklevel=2,
             )
@@ -192,9 +197,10 @@ class Reference:
 
     def _clips(self) -> str:
         """What of clips is looked at, in words."""
+        assert self.window is not None
         if self.single:
-            return f"single frames of clips of {self.frames}"
-        return f"the last {self.last} of {self.frames} frames" if self.last else f"clips of {self.frames} frames"
+            return f"single frames of clips of {self.window.length}"
+        return f"the last {self.last} of {self.window.length}" if self.last else f"clips of {self.window.length}"
 
     @property
     def has_pictures(self) -> bool:
@@ -211,7 +217,7 @@ class Reference:
         """
         if not self.has_pictures:
             raise DifflabError(f"{self.source}: holds statistics alone, but single pictures are needed; give such.")
-        dataset = self.dataset if self.dataset is not None else open_data(self.source, size=self.size)
+        dataset = self.dataset if self.dataset is not None else open_data(self.source, size=self.size, crop=self.crop)
         passport = {
             "data": dataset.description, "fingerprint": self.fingerprint, "split": self.split,
             "extractor": extractor.passport(), "points": count,
@@ -228,14 +234,17 @@ class Reference:
         return features
 
     def fresh(self, count: int, balanced: bool = False) -> tuple[Dataset, np.ndarray] | None:
-        """Other samples of the same source, which a perfect model could have drawn, and the indices (count,) to take.
+        """Other samples of the same source, which a perfect model could have drawn, and which to take: indices
+        (sets, count) of one set or several.
 
-        For scenes another draw, on request with equally many of each class; for data with a train and a test split the
-        other one; None where too few are known.
+        For scenes several other draws, on request with equally many of each class; for data with a train and a test
+        split the other one; None where too few are known.
         """
         if self.source == SHAPES:
-            drawn = self._scenes(4 * count + 1000, FRESH_SEED)
-            return drawn, _even(drawn, count) if balanced else np.arange(count)
+            most = FRESH_SETS * count
+            drawn = self._scenes(2 * most + 1000, FRESH_SEED)
+            order = _even(drawn, most) if balanced else np.arange(most)
+            return drawn, order.reshape(FRESH_SETS, count)
         if self.dataset is None or self.split not in _OTHER_SPLIT:
             return None
         try:
@@ -244,7 +253,7 @@ class Reference:
             return None
         assert other is not None
         order = np.random.default_rng(FRESH_SEED).permutation(len(other))[:count]
-        return (other, order) if len(order) == count else None
+        return (other, order[None]) if len(order) == count else None
 
     def passport(self, extractor: Extractor) -> dict[str, Any]:
         """What decides the statistics."""
@@ -331,8 +340,11 @@ def stats(
     split: str | None = None,
     size: int | None = None,
     skip_broken: bool = False,
+    window: Window | None = None,
 ) -> Statistics:
     """Compute reference statistics of `data` and write them to `out` (.npz with mu, sigma, n and a passport).
+
+    window: which frames of films make clips; None is pictures.
 
     Raises DifflabError when the data or the features cannot be read, or `out` does not end in .npz.
     """
@@ -340,14 +352,25 @@ def stats(
         raise DifflabError(f"{out}: statistics are written as .npz; let the name end in .npz.")
     if Path(data).exists() and Path(out).resolve() == Path(data).resolve():
         raise DifflabError(f"{out}: these are the pictures themselves; write their statistics to another file.")
-    reference = Reference(data, split, size, skip_broken)
+    clips, extractor = window is not None, open_extractor(features) if features else None
+    if extractor is not None and extractor.clips != clips:
+        need = "clips; give --frames" if extractor.clips else "pictures; leave --frames out"
+        raise DifflabError(f"the features {extractor.name} are of {need}.")
+    reference = Reference(data, split, size, skip_broken, window)
     if reference.dataset is None:
         raise DifflabError(f"{data}: these are statistics already; give pictures.")
-    extractor = open_extractor(features or choose_features(data, _side(reference.dataset)))
+    extractor = extractor or open_extractor(choose_features(data, _side(reference.dataset), clips))
+    clips = window is not None
+    extractor = open_extractor(features or choose_features(data, _side(reference.dataset), clips))
+    if extractor.clips != clips:
+        need = "give --frames" if extractor.clips else "leave --frames out"
+        raise DifflabError(
+            f"the features {extractor.name} are of {'clips' if extractor.clips else 'pictures'}; {need}."
+        )
     moments, spatial, skipped = reference_moments(reference.dataset, extractor, skip_broken)
     if moments.n < extractor.dim + 1:
         warnings.warn(
-            f"{data}: {moments.n} pictures are too few for a covariance of full rank in {extractor.dim} features.",
+            f"{data}: {moments.n} samples are too few for a covariance of full rank in {extractor.dim} features.",
             UserWarning,
             stacklevel=2,
         )
@@ -391,7 +414,8 @@ def scores(
         device: where the network runs.
         lenient: leave out, with a warning, the metrics that these features or this reference cannot have.
         frames: of each clip that is taken from a film; None is as many as the samples' own, or 16.
-        stride, fps: how it is taken, on both sides; clips of an .npz stay as they are (see `data.clips.Window`).
+        stride, fps: how it is taken, on both sides (see `data.clips.Window`): from the start of samples, from anywhere
+            in the films of the reference, as StyleGAN-V has it; clips of an .npz stay as they are.
 
     Raises DifflabError for an unknown metric, unreadable data, features that differ from the reference's, a metric that
     these cannot have, or clips of different lengths.
@@ -405,11 +429,12 @@ def scores(
     if not clips and (frames, stride, fps) != (None, 1, None):
         raise DifflabError(f"frames, stride and fps are of clips, but {metrics[0]} is not; leave them out.")
     length = _length(str(samples), frames) if clips else None
-    dataset = Reference(str(samples), None, size, skip_broken, length, stride, fps).dataset
+    drawn, real = (None if length is None else Window(length, stride, fps, start) for start in ("first", "random"))
+    dataset = Reference(str(samples), None, size, skip_broken, drawn).dataset
     if dataset is None:
         raise DifflabError(f"{samples}: these are statistics, but samples to score must be pictures.")
     side = size or (_side(dataset) if clips else None)
-    against = Reference(str(reference), split, side, skip_broken, length, stride, fps)
+    against = Reference(str(reference), split, side, skip_broken, real)
     name = features or _features_of(against) or choose_features(str(reference), _side(dataset), bool(clips))
     extractor = open_extractor(name, device)
     if extractor.clips != bool(clips):

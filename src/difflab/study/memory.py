@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from difflab.data.clips import Window, open_clips
-from difflab.data.dataset import Dataset
+from difflab.data.dataset import Crop, Dataset
 from difflab.data.sources import open_data
 from difflab.errors import DifflabError
-from difflab.study.measure import CLIPS_REFERENCE, SHAPES, feature_batches, scenes
-from difflab.study.spec import Settings, Study
+from difflab.score.extractors import Extractor
+from difflab.study.measure import SHAPES, SHAPES_REFERENCE, feature_batches, scenes
+from difflab.study.spec import Study
 from difflab.zoo.card import Card
-
-if TYPE_CHECKING:
-    from difflab.study.bench import Bench
 
 MOST = 5_000  # training samples that are looked through
 
@@ -41,7 +39,7 @@ def training_data(study: str, card: Card, frames: int | None) -> Dataset:
 
     Raises DifflabError where the card does not say, or the data are not on this machine.
     """
-    data: Any = card.training.get("recipe", {}).get("data", {})
+    data = card.trained_on
     if "source" not in data:
         raise DifflabError(
             f"{study}: the nearest training samples were asked for, but the card of {card.name} does not say what it "
@@ -49,40 +47,49 @@ def training_data(study: str, card: Card, frames: int | None) -> Dataset:
         )
     if data["source"] == SHAPES:
         return scenes(card.side, frames, MOST, data["seed"])
-    if frames is None:
-        return open_data(data["source"], size=card.side, split=data.get("split"), crop=data.get("crop"))
-    window = Window(frames, data.get("stride", 1), data.get("fps"), short=data.get("short", "drop"))
-    how = {"crop": data["crop"]} if data.get("crop") else {}
+    window, crop = trained_cut(card, frames)
+    if window is None:
+        return open_data(data["source"], size=card.side, split=data.get("split"), crop=crop)
+    how = {"crop": crop} if crop else {}
     return open_clips(data["source"], window, card.side, split=data.get("split"), **how)
 
 
-def nearest_training(bench: Bench, settings: Settings, features: np.ndarray) -> Nearest:
-    """The nearest training samples to those of a cell with these features (n, d), by Euclidean distance in them."""
-    frames = bench.frames_of(settings)
-    data = training_data(bench.study.name, bench.model.card, frames)
+def trained_cut(card: Card, frames: int | None) -> tuple[Window | None, Crop | None]:
+    """Which frames made a clip of so many when the model was trained, and how they were brought to its size; as usual
+    where its card does not say."""
+    data = card.trained_on
+    crop = data.get("crop")
+    if frames is None:
+        return None, crop
+    return Window(frames, data.get("stride", 1), data.get("fps"), short=data.get("short", "drop")), crop
+
+
+def nearest_training(
+    study: Study, card: Card, extractor: Extractor, features: np.ndarray, reference: Dataset | None, frames: int | None
+) -> Nearest:
+    """The nearest training samples to samples with these features (n, d), by Euclidean distance in them.
+
+    reference: the study's, as clips of `frames` frames or as pictures.
+    """
+    data = training_data(study.name, card, frames)
     order = np.sort(np.random.default_rng(0).permutation(len(data))[:MOST])
-    known = np.concatenate([part for part, _ in feature_batches(data, bench.extractor, order=order)])
+    known = np.concatenate([part for part, _ in feature_batches(data, extractor, order=order)])
     distances, found = _nearest(features, known)
     pictures = np.stack([data[int(order[index])].x for index in found])
-    return Nearest(pictures, distances, _of_real(bench, frames, known, len(features)), len(order))
+    real = np.zeros(0)
+    if reference is not None and _apart(study, card.trained_on, frames):
+        some = np.sort(np.random.default_rng(1).permutation(len(reference))[: len(features)])
+        parts = [part for part, _ in feature_batches(reference, extractor, study.skip_broken, some)]
+        real = _nearest(np.concatenate(parts), known)[0]
+    return Nearest(pictures, distances, real, len(order))
 
 
-def _of_real(bench: Bench, frames: int | None, known: np.ndarray, count: int) -> np.ndarray:
-    """Distances of `count` samples of the reference, (0,) where some of these may have been trained on."""
-    reference = bench.reference_of(frames).dataset
-    if reference is None or not _apart(bench.study, bench.model.card.training["recipe"]["data"]):
-        return np.zeros(0)
-    order = np.sort(np.random.default_rng(1).permutation(len(reference))[:count])
-    parts = [part for part, _ in feature_batches(reference, bench.extractor, bench.study.skip_broken, order)]
-    return _nearest(np.concatenate(parts), known)[0]
-
-
-def _apart(study: Study, trained: Mapping[str, Any]) -> bool:
+def _apart(study: Study, trained: Mapping[str, Any], frames: int | None) -> bool:
     """Whether the reference has none of the training samples: another source, split or, of `shapes`, draw."""
     if study.reference != trained["source"]:
         return True
-    if study.reference == SHAPES:
-        return trained["seed"] != CLIPS_REFERENCE["seed"]
+    if study.reference == SHAPES:  # a training sees nearly all of the 41,760 clips there are, whatever its seed
+        return frames is None and trained["seed"] != SHAPES_REFERENCE["seed"]
     return study.split is not None and trained.get("split") is not None and study.split != trained["split"]
 
 

@@ -48,7 +48,7 @@ def passport(bench: Bench) -> dict[str, Any]:
     return {
         "model": card.model_dump(mode="json", exclude={"training"}) | {"weights sha256": bench.model.weights_hash},
         "features": bench.extractor.passport(),
-        **({"picture features": bench.picture_extractor.passport()} if "frames" in bench.controls else {}),
+        **({"picture features": bench.picture_extractor.passport()} if "frames" in bench.views else {}),
         "reference": {
             "source": bench.study.reference,
             "split": bench.study.split,
@@ -79,7 +79,7 @@ def _about_counts(bench: Bench) -> Iterator[str]:
             yield (
                 f"The {min(counts)} samples of a cell are fewer than the {extractor.dim} features {extractor.name} "
                 "need for a covariance of full rank: the level of FD is mostly bias here, and only its differences at "
-                "equal n mean something."
+                "equal n, and for clips at equal length, mean something."
             )
     if len(counts) > 1:
         yield "Cells differ in their count of samples; FD falls with the count, so compare only cells of one count."
@@ -170,7 +170,7 @@ def command(study: Study, settings: Settings) -> str:
     if s.frames is not None:
         words += ["--frames", str(s.frames)]
     if s.extend is not None:
-        words += ["--extend", str(s.extend), "--overlap", str(s.overlap)]
+        words += ["--extend", str(s.extend), "--overlap", str(s.overlap), "--reconstruction", f"{s.reconstruction:g}"]
     words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]
     return shlex.join(words)
 

@@ -19,7 +19,11 @@ RESULT_FILE = "results.json"
 
 
 class Score(BaseModel):
-    """A number with its 95 % interval and the count of samples behind it."""
+    """A number with its 95 % interval and the count of samples behind it.
+
+    sets: over how many sets of n samples it is a mean; where there are several, another set's score lies in the
+    interval, in 95 % of cases.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -27,6 +31,7 @@ class Score(BaseModel):
     low: float
     high: float
     n: int
+    sets: int = 1
 
 
 class Turn(BaseModel):

@@ -7,6 +7,7 @@ own (a randomised block design): a machine that slows down for a while then slow
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +18,10 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy.special import stdtrit
 
 from difflab import files
+from difflab.data.dataset import Dataset
 from difflab.data.shapes import recognise, sample_scenes
 from difflab.data.shapes_clips import DIRECTIONS, recognise_clips, sample_motions
 from difflab.errors import DifflabError
@@ -32,7 +35,7 @@ from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.memory import nearest_training
 from difflab.study.record import command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
-from difflab.study.spec import CONTROLS, TRUTH, Control, Metric, Settings, Study, key_of, read_study
+from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View, key_of, read_study
 from difflab.study.store import CellStore, Store, read_json
 from difflab.zoo.sampling import labels_of
 
@@ -198,10 +201,10 @@ def _scored_row(bench: Bench, settings: Settings) -> Row:
 
 def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Features, kept pictures and truth of the samples with indices `rows`, and what drawing them cost."""
-    bench.warm()
+    bench.warm(settings)
     model = bench.model_of(settings)
     labels = labels_of(model, draw_of(settings), settings.seed, rows)
-    taps, controls, truth, pictures, seconds, sizes = [], [], [], [], [], []
+    taps, views, truth, pictures, seconds, sizes = [], [], [], [], [], []
     batches = bench.batches(settings, rows)
     have = rows.start
     while True:
@@ -212,7 +215,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         seconds.append(time.perf_counter() - clock)
         sizes.append(len(images))
         taps.append(bench.extractor.taps(images, bench.taps()))
-        controls.append(bench.controlled(images, have))
+        views.append(bench.viewed(images, have))
         pictures.append(images[: max(0, bench.study.keep - have)])
         if bench.truth_known:
             begin = have - rows.start
@@ -220,8 +223,12 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         have += len(images)
     arrays = {name: np.concatenate([getattr(part, name) for part in taps]) for name in sorted(bench.taps())}
     arrays["pictures"] = np.concatenate(pictures)
-    arrays |= _gathered(truth) | _gathered(controls)
-    where = {"run": bench.shelf.run, "batch": bench.batch, "machine": machine(bench.shelf.device)}
+    arrays |= _gathered(truth) | _gathered(views)
+    where = {
+        "run": bench.shelf.run,
+        "batch": min(bench.batch, bench.study.chunk),
+        "machine": machine(bench.shelf.device),
+    }
     each = [spent / size for spent, size in zip(seconds, sizes, strict=True)]
     return arrays, {"seconds": sum(seconds), "seconds per sample of a batch": each, "samples": len(rows), **where}
 
@@ -233,7 +240,7 @@ def _gathered(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray
 
 def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
     """What the checker says of scenes or clips (n, ..): whether each is valid and, where a class was asked for, of that
-    one; of clips also whether they move where they were asked to, valid or not."""
+    one; of clips also whether they move, and where they were asked to, valid or not."""
     if images.ndim == 4:
         scenes = recognise(images)
         valid, found = scenes.valid, scenes.scenes.labels
@@ -241,7 +248,8 @@ def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarra
     else:
         clips = recognise_clips(images)
         valid, found = clips.valid, clips.motions.labels
-        moved = {} if labels is None else {"direction": clips.motions.direction == labels % len(DIRECTIONS)}
+        right = None if labels is None else clips.moved & (clips.motions.direction == labels % len(DIRECTIONS))
+        moved = {} if right is None else {"direction": right}
     return {"valid": valid} if labels is None else {"valid": valid, "accuracy": valid & (found == labels), **moved}
 
 
@@ -267,7 +275,7 @@ def _all_floors(bench: Bench) -> _Floors:
 
 
 def _floors(bench: Bench, frames: int | None, metrics: tuple[Metric, ...]) -> dict[Metric, Score]:
-    """What fresh real samples of so many frames score, as many as a cell has; kept in the store."""
+    """What fresh real samples of so many frames score, sets of as many as a cell has; kept in the store."""
     counts = {settings.count for settings in bench.study.cells()}
     classes = {settings.classes for settings in bench.study.cells()}
     balanced = classes == {"balanced"} and bench.model.card.network.classes is not None
@@ -277,25 +285,42 @@ def _floors(bench: Bench, frames: int | None, metrics: tuple[Metric, ...]) -> di
         return {}
     dataset, order = fresh
     samples = {
-        "samples": dataset.description, "fingerprint": reference.fingerprint, "count": len(order),
+        "samples": dataset.description, "fingerprint": reference.fingerprint, "count": order.shape,
         "balanced": balanced, "of": metrics,
     }  # fmt: skip
     made_by = _measured_by(bench, reference.frames) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floors-{key_of(made_by)}.json"
     if not path.exists():
-        taps, controls, truth, seen = [], [], [], 0
-        for pictures, _ in picture_batches(dataset, bench.study.skip_broken, order):
-            taps.append(bench.extractor.taps(pictures, bench.taps()))
-            controls.append(bench.controlled(pictures, seen))
-            if bench.truth_known:
-                rows = order[seen : seen + len(pictures)]
-                sampled = sample_scenes if pictures.ndim == 4 else sample_motions
-                truth.append(_truth(pictures, sampled(FRESH_SEED, rows).labels))
-            seen += len(pictures)
-        scored = _measure(bench, reference.frames, joined(taps), _gathered(truth) | _gathered(controls), metrics)
-        files.write_json(path, {metric: score.model_dump() for metric, score in scored.scores.items()})
+        sets = [_scores_of_real(bench, reference.frames, dataset, rows, metrics) for rows in order]
+        files.write_json(path, {m: _over_sets([scores[m] for scores in sets]).model_dump() for m in metrics})
     found = read_json(path)
     return {metric: Score(**found[metric]) for metric in metrics}
+
+
+def _scores_of_real(
+    bench: Bench, frames: int | None, dataset: Dataset, order: np.ndarray, metrics: Sequence[Metric]
+) -> dict[Metric, Score]:
+    """Scores of the real samples with the indices `order` (N,), as if they were a cell's."""
+    taps, views, truth, seen = [], [], [], 0
+    for pictures, _ in picture_batches(dataset, bench.study.skip_broken, order):
+        taps.append(bench.extractor.taps(pictures, bench.taps()))
+        views.append(bench.viewed(pictures, seen))
+        if bench.truth_known and set(TRUTH) & set(metrics):
+            rows = order[seen : seen + len(pictures)]
+            sampled = sample_scenes if pictures.ndim == 4 else sample_motions
+            truth.append(_truth(pictures, sampled(FRESH_SEED, rows).labels))
+        seen += len(pictures)
+    return _measure(bench, frames, joined(taps), _gathered(truth) | _gathered(views), metrics).scores
+
+
+def _over_sets(scores: Sequence[Score]) -> Score:
+    """The mean over sets of samples, and where another set's score would lie (prediction interval by Student's t)."""
+    values, sets = np.array([score.value for score in scores]), len(scores)
+    if sets == 1:
+        return scores[0]
+    half = stdtrit(sets - 1, 0.975) * values.std(ddof=1) * math.sqrt(1 + 1 / sets)
+    mean = float(values.mean())
+    return Score(value=mean, low=mean - half, high=mean + half, n=scores[0].n, sets=sets)
 
 
 @dataclass(frozen=True)
@@ -312,11 +337,11 @@ def _measure(
 ) -> _Measured:
     """Scores of samples with these features, clips of so many frames.
 
-    more: (N,) booleans for what the truth checker says, and (N, d) features of clips as controls look at them.
+    more: (N,) booleans for what the truth checker says, and (N, d) features of views of clips.
     """
 
-    def suite(features: Taps, control: Control | None = None) -> Suite:
-        against, passport = bench.against_of(frames, control), bench.extractor_of(control).passport()
+    def suite(features: Taps, view: View | None = None) -> Suite:
+        against, passport = bench.against_of(frames, view), bench.extractor_of(view).passport()
         return Suite(features, against, passport, bench.study.replicates, bench.shelf.device)
 
     whole, found = suite(taps), _Measured({}, {}, {})
@@ -327,8 +352,8 @@ def _measure(
             found.scores[metric] = Score(value=float(marks.mean()), low=low, high=high, n=len(marks))
             found.marks[metric] = marks
             continue
-        if (control := CONTROLS.get(metric)) is not None:
-            said = suite(Taps(more[control]), control).score("fid" if control == "frames" else "fvd")
+        if (view := VIEWS.get(metric)) is not None:
+            said = suite(Taps(more[view]), view).score("fid" if view == "frames" else "fvd")
         else:
             said = whole.score(metric)
         found.scores[metric] = Score(value=said.value, low=said.low, high=said.high, n=said.n)
@@ -343,14 +368,13 @@ def _measured_by(bench: Bench, frames: int | None) -> dict[str, Any]:
     """What decides a score, of clips of so many frames, besides the samples and the features."""
     against = bench.against_of(frames)
     seen = {
-        control: [
-            hashlib.sha256(m.tobytes()).hexdigest() for m in bench.against_of(frames, control).statistics.gaussian
-        ]
-        for control in bench.controls
+        view: [hashlib.sha256(m.tobytes()).hexdigest() for m in bench.against_of(frames, view).statistics.gaussian]
+        for view in bench.views
     }
     return {
         "moments": [hashlib.sha256(m.tobytes()).hexdigest() for m in against.statistics.gaussian],
-        "controls": seen,
+        "views": seen,
+        "looks": {view: bench.looks(view) for view in bench.views},
         "points": None if (points := against.features) is None else hashlib.sha256(points.tobytes()).hexdigest(),
         "reference": against.statistics.passport,
         "metrics": bench.study.metrics,
@@ -362,16 +386,18 @@ def _measured_by(bench: Bench, frames: int | None) -> dict[str, Any]:
 def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]:
     """The cell's record of scores: read, or measured and written last of all."""
     frames = bench.frames_of(settings)
-    measured_by = key_of(_measured_by(bench, frames))
+    beside_training = settings == bench.beside_training
+    measured_by = key_of(_measured_by(bench, frames) | {"beside training": beside_training})
     record = cell.get("result")
     if record is not None and record.get("measured_by") == measured_by:
         return record
-    asked: list[str] = [*(metric for metric in TRUTH if metric in bench.study.metrics), *bench.controls]
+    asked: list[str] = [*(metric for metric in TRUTH if metric in bench.study.metrics), *bench.views]
     taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
     more = {name: cell.gather(name) for name in asked}
     found = _measure(bench, frames, taps, more, bench.study.metrics)
-    if settings == bench.beside_training:
-        near = nearest_training(bench, settings, cell.gather("features")[: bench.study.nearest])
+    if beside_training:
+        features, reference = cell.gather("features")[: bench.study.nearest], bench.reference_of(frames).dataset
+        near = nearest_training(bench.study, bench.model.card, bench.extractor, features, reference, frames)
         cell.put_arrays("nearest", vars(near))
     record = {
         "measured_by": measured_by,

@@ -20,8 +20,9 @@ Metric = Literal[
     "fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy",
     "fvd", "fvd-window", "fvd-last", "fvd-frozen", "fvd-shuffled", "kvd", "fid-frames", "direction",
 ]  # fmt: skip
-Control = Literal["window", "last", "frozen", "shuffled", "frames"]
-CONTROLS: dict[Metric, Control] = {
+# Ways to look at clips: their first or last frames, all of them spoilt as a control, or single ones.
+View = Literal["window", "last", "frozen", "shuffled", "frames"]
+VIEWS: dict[Metric, View] = {
     "fvd-window": "window", "fvd-last": "last", "fvd-frozen": "frozen", "fvd-shuffled": "shuffled",
     "fid-frames": "frames",
 }  # fmt: skip
@@ -38,8 +39,9 @@ class Settings(BaseModel):
     gamma, corrector: see `zoo.sampling.Draw`.
 
     frames: of clips, None is as many as the model was trained on; extend: to how many frames they are then
-    continued, block by block, each of which begins with the last `overlap` frames before it (see
-    `zoo.clips.extend`); count: samples a cell; seed: of their noise, common to all cells unless it is an axis.
+    continued, block by block, each of which begins with the last `overlap` frames before it, with `reconstruction` as
+    the weight of their agreement, 1 when left out (see `zoo.clips.extend`); count: samples a cell; seed: of their
+    noise, common to all cells unless it is an axis.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -62,8 +64,15 @@ class Settings(BaseModel):
     frames: Annotated[int, Gt(0)] | None = None
     extend: Annotated[int, Gt(0)] | None = None
     overlap: Annotated[int, Gt(0)] | None = None
+    reconstruction: Annotated[float, Ge(0.0)] | None = None
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _extensions_have_a_weight(cls, fields: Any) -> Any:
+        told = isinstance(fields, dict) and fields.get("extend") is not None and fields.get("reconstruction") is None
+        return {**fields, "reconstruction": 1.0} if told else fields
 
     @model_validator(mode="after")
     def _eta_is_ddims(self) -> Settings:
@@ -75,6 +84,10 @@ class Settings(BaseModel):
     def _overlap_is_of_extensions(self) -> Settings:
         if (self.extend is None) != (self.overlap is None):
             raise ValueError("extend and overlap belong together, but one is missing; give both, or neither")
+        if self.extend is None and self.reconstruction is not None:
+            raise ValueError(
+                "reconstruction is told, but nothing is extended; give extend and overlap, or leave it out"
+            )
         return self
 
 

@@ -20,7 +20,7 @@ from difflab.data.shapes_clips import CLASSES
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
-from difflab.zoo.families import FamilyName, NetworkConfig, ScheduleConfig, network_config
+from difflab.zoo.families import FamilyName, NetworkConfig, ScheduleConfig, UNet3DConfig, network_config
 from difflab.zoo.registry import Folder
 
 Positive = Annotated[int, Gt(0)]
@@ -173,11 +173,22 @@ class DiffusionRecipe(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _directions_are_not_mirrored(self) -> DiffusionRecipe:
+        if self.data.source == "shapes" and self.data.frames and self.data.flip and (self.network.classes or 1) > 1:
+            raise ValueError("data.flip is true, but a mirrored clip moves in another direction; set it to false")
+        return self
+
+    @model_validator(mode="after")
     def _pictures_beside_clips_stay_apart(self) -> DiffusionRecipe:
-        if self.data.images and not getattr(self.network, "strict_mask", False):
+        network = self.network
+        if not self.data.images or not isinstance(network, UNet3DConfig):
+            return self
+        apart = network.strict_mask or network.attn_resolutions is not None
+        if not apart or network.norm == "group":
+            fix = "strict_mask to true" if not apart else "norm to rms"
             raise ValueError(
                 f"data.images is {self.data.images}, but this network would mix pictures with the clip; set "
-                "network.strict_mask to true"
+                f"network.{fix}"
             )
         return self
 
@@ -215,6 +226,10 @@ class DiffusionRecipe(Recipe):
         d = self.data
         if self.target != "exact":
             return self
+        if self.error != "l2":
+            raise ValueError(
+                "target is exact, but error is l1: an exact mean stands for data under l2 alone; choose l2"
+            )
         if (d.source, d.size, d.images, d.dequantization, self.autoencoder) != ("shapes", 32, 0, None, None):
             added = f" with {d.dequantization} noise" if d.dequantization else ""
             raise ValueError(

@@ -127,7 +127,8 @@ class DiffusionObjective:
         return draw(n, self.schedule.timesteps, generator)
 
     def _labels(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """Class numbers (B,); with one class all are 0. Hidden ones are the null class (Ho and Salimans 2022)."""
+        """Class numbers (B,); with one class all are 0. Hidden ones, and samples that have none, are the null class (Ho
+        and Salimans 2022)."""
         network = self.recipe.network
         y = (
             torch.zeros(len(batch.labels), dtype=torch.int64)
@@ -136,7 +137,7 @@ class DiffusionObjective:
         )
         if network.null_class is None:
             return y
-        hidden = torch.rand(len(y), generator=generator) < network.hidden_share
+        hidden = (torch.rand(len(y), generator=generator) < network.hidden_share) | (y < 0)
         return torch.where(hidden, network.null_class, y)
 
 

@@ -69,6 +69,11 @@ class Card(BaseModel):
         """Height and width of a sample in pixels."""
         return self.network.sample_shape[-1] * (self.codec.factor if self.codec else 1)
 
+    @property
+    def trained_on(self) -> dict[str, Any]:
+        """The data part of the recipe; empty where none is known."""
+        return self.training.get("recipe", {}).get("data", {})
+
     def summary(self) -> str:
         """One line: what this was taken for."""
         shape = "x".join(map(str, self.network.sample_shape))

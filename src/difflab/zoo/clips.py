@@ -89,14 +89,12 @@ def extend(
 ) -> Tensor:  # fmt: skip
     """Clips of `length` frames that go on from the frames `begun` (B, C, n, H, W), block by block.
 
-    Each block is drawn so that its beginning agrees with the last `overlap` frames before it. See `complete` for the
-    rest.
+    Each block is drawn so that its beginning agrees with the last `overlap` frames before it. Where more frames than
+    `length` have begun, the first ones are left. See `complete` for the rest.
     """
     blocks_of(model, length, overlap)
     if begun.shape[2] < overlap:
         raise DifflabError(f"overlap is {overlap}, but only {begun.shape[2]} frames are there to go on from.")
-    if length < begun.shape[2]:
-        raise DifflabError(f"{length} frames were asked for, but {begun.shape[2]} are there already; ask for more.")
     block = 1
     while begun.shape[2] < length:
         fresh = complete(model, draw, begun[:, :, -overlap:], indices, seed=seed, weight=weight, block=block)
@@ -120,12 +118,20 @@ def blocks_of(model: Model, length: int, overlap: int) -> int:
 
 
 def extended_batches(
-    model: Model, draw: Draw, seed: int, indices: range, batch: int, length: int, overlap: int
-) -> Iterator[np.ndarray]:
-    """Clips with the given indices, drawn and extended to `length` frames, at most `batch` at a time: uint8
-    (b, length, H, W, C)."""
+    model: Model, draw: Draw, seed: int, indices: range, batch: int, length: int | None, overlap: int, weight: float,
+    known: Tensor | None = None,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Clips with the given indices, extended to `length` frames if that is told, at most `batch` at a time: uint8
+    (b, F, H, W, C).
+
+    known: (1, C, n, H, W) frames that all of them begin with, None for ones drawn; overlap, weight: see `extend`.
+    """
     for begin in range(0, len(indices), batch):
         rows = indices[begin : begin + batch]
-        x = sample_raw(model, draw, seed, rows)[:, :, :length]
-        longer = length > x.shape[2]
-        yield model.codec.decode(extend(model, draw, x, length, overlap, rows, seed=seed) if longer else x)
+        if known is None:
+            x = sample_raw(model, draw, seed, rows)
+        else:
+            x = complete(model, draw, known.expand(len(rows), -1, -1, -1, -1), rows, seed=seed, weight=weight)
+        if length is not None:
+            x = extend(model, draw, x, length, overlap, rows, seed=seed, weight=weight)
+        yield model.codec.decode(x)
