@@ -360,13 +360,6 @@ def stats(
     if reference.dataset is None:
         raise DifflabError(f"{data}: these are statistics already; give pictures.")
     extractor = extractor or open_extractor(choose_features(data, _side(reference.dataset), clips))
-    clips = window is not None
-    extractor = open_extractor(features or choose_features(data, _side(reference.dataset), clips))
-    if extractor.clips != clips:
-        need = "give --frames" if extractor.clips else "leave --frames out"
-        raise DifflabError(
-            f"the features {extractor.name} are of {'clips' if extractor.clips else 'pictures'}; {need}."
-        )
     moments, spatial, skipped = reference_moments(reference.dataset, extractor, skip_broken)
     if moments.n < extractor.dim + 1:
         warnings.warn(

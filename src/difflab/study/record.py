@@ -17,6 +17,7 @@ from difflab.core.names import Spacing
 from difflab.core.schedule import path
 from difflab.score.scores import metric_name
 from difflab.study.bench import Bench, draw_of
+from difflab.study.measure import SHAPES
 from difflab.study.result import Row
 from difflab.study.spec import Metric, Settings, Study
 from difflab.study.store import CellStore
@@ -119,6 +120,17 @@ def _about_reference(bench: Bench) -> Iterator[str]:
         yield (
             f"The reference has {n} samples, fewer than the {dim} features need for a covariance of full rank: the "
             "level of FD says more of this reference than of what it stands for."
+        )
+    trained = bench.model.card.trained_on
+    if trained.get("source") == bench.study.reference != SHAPES and trained.get("split") == bench.study.split:
+        yield (
+            "The reference is what the model was trained on, so one that repeats its training samples scores better "
+            "than it is."
+        )
+    if "convention" in (extractor := bench.extractor.passport()):
+        yield (
+            f"I3D’s weights have sha256 {extractor['sha256'][:16]}…; their publishers state none, so it is taken on trust "
+            "that they are the ones of published numbers."
         )
     if skipped := (bench.statistics.passport or {}).get("skipped"):
         yield f"{skipped} broken images of the reference were passed over."
