@@ -129,8 +129,8 @@ def _about_reference(bench: Bench) -> Iterator[str]:
         )
     if "convention" in (extractor := bench.extractor.passport()):
         yield (
-            f"I3D’s weights have sha256 {extractor['sha256'][:16]}…; their publishers state none, so it is taken on trust "
-            "that they are the ones of published numbers."
+            f"I3D’s weights have sha256 {extractor['sha256'][:16]}…; their publishers state none, so it is taken on "
+            "trust that they are the ones of published numbers."
         )
     if skipped := (bench.statistics.passport or {}).get("skipped"):
         yield f"{skipped} broken images of the reference were passed over."
