@@ -124,14 +124,9 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
         axes.plot(ends, factor * (fit.slope * ends + fit.intercept), color=MUTED, lw=1.2, zorder=1)
         for line in lines:
             look = palette.look(result, line)
-            times = factor * np.array([row.seconds_per_sample for row in line.rows])
-            least, most = (
-                factor
-                * np.array([end([row.seconds_per_sample, *(turn.seconds for turn in row.turns)]) for row in line.rows])
-                for end in (min, max)
-            )
+            times, spread = _times(line.rows, factor)
             axes.errorbar(
-                [calls(row) for row in line.rows], times, yerr=[times - least, most - times],
+                [calls(row) for row in line.rows], times, yerr=spread,
                 ls="none", marker=look.marker, ms=6, mfc="none", mew=1.6, color=look.colour, elinewidth=1.0,
                 label=words.settings(line.setting) or None,
             )  # fmt: skip
@@ -144,6 +139,14 @@ def time_steps(result: Result, fit: Fit, palette: Palette) -> str:
     return _panel(draw)
 
 
+def _times(rows: Sequence[Row], factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Times a sample (N,), times `factor`, and bars (2, N) down to the fastest chunk and up to the slowest."""
+    times = [[row.seconds_per_sample, *(turn.seconds for turn in row.turns)] for row in rows]
+    middle = factor * np.array([each[0] for each in times])
+    least, most = (factor * np.array([end(each) for each in times]) for end in (min, max))
+    return middle, np.stack([middle - least, most - middle])
+
+
 def time_frames(result: Result, palette: Palette) -> str:
     """Seconds per clip against its frames, from zero; bars go from the fastest chunk to the slowest."""
 
@@ -152,12 +155,10 @@ def time_frames(result: Result, palette: Palette) -> str:
         factor, unit = _time_unit(max(row.seconds_per_sample for line in lines for row in line.rows))
         for line in lines:
             look = palette.look(result, line)
-            times = [[row.seconds_per_sample, *(turn.seconds for turn in row.turns)] for row in line.rows]
-            middle = factor * np.array([each[0] for each in times])
-            ends = [factor * np.array([end(each) for each in times]) for end in (min, max)]
+            times, spread = _times(line.rows, factor)
             axes.errorbar(
-                [_place(place, result.study.axes["frames"]) for place in line.places], middle,
-                yerr=[middle - ends[0], ends[1] - middle], color=look.colour, ls=look.line, lw=1.8, marker=look.marker,
+                [_place(place, result.study.axes["frames"]) for place in line.places], times,
+                yerr=spread, color=look.colour, ls=look.line, lw=1.8, marker=look.marker,
                 ms=5.5, elinewidth=1.0, label=words.settings(line.setting) or None,
             )  # fmt: skip
         axes.set_xlim(0, None)
