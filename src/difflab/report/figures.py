@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from difflab.report import words
-from difflab.report.curves import DISTURBED, MORE_IS_BETTER, Curve, curves, first_axis, numeric, scored
+from difflab.report.curves import DISTURBED, MORE_IS_BETTER, Curve, comparable, curves, first_axis, numeric, scored
 from difflab.report.findings import Knee
 from difflab.report.learning import heading as learning_heading
 from difflab.report.learning import learned, loss_gaps
@@ -431,7 +431,8 @@ def _score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curv
             words.scaled(metric, rows[end].scores[metric].value) for rows in (c.rows for c in lines) for end in (0, -1)
         ]
         _mark_floor(axes, result.floors[metric], words.scaled(metric, 1.0), ends)
-    axes.set_title(f"{name}, {_better(metric)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
+    way = _better(metric) if metric in DISTURBED or comparable(result, metric) else "lengths do not compare"
+    axes.set_title(f"{name}, {way}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
 
 
 def _better(metric: Metric | None) -> str:
