@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,11 @@ from PIL import Image
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
 from difflab.score.statistics import load_statistics
+from difflab.study.bench import open_benches
 from difflab.study.measure import Reference, is_statistics, open_extractor, score, stats
+from difflab.study.presets import studies_of
 from difflab.study.spec import key_of
+from difflab.study.store import Store
 from difflab.zoo.registry import shipped_statistics
 
 
@@ -70,3 +74,20 @@ def test_the_shipped_statistics_are_of_todays_world_and_features() -> None:
     features = extractor(Shapes(seed=77).batch(np.arange(1000))[0])
     off = features.mean(0) - mu
     assert 1000 * off @ np.linalg.pinv(sigma) @ off < 64 + 8 * 11
+
+
+def test_clips_of_the_demo_have_shipped_statistics(tmp_path: Path) -> None:
+    """Of every length and view that its studies compare with, and none besides."""
+    studies = studies_of("vdm", "demo")
+    benches = open_benches([(study, Store(tmp_path)) for study in studies], device="cpu")
+    needed = {
+        key_of(bench.reference_of(bench.frames_of(cell), view).passport(bench.extractor_of(view)))
+        for bench in benches
+        for cell in bench.study.cells()
+        for view in (None, *bench.views)
+    }
+    assert all(shipped_statistics(key) is not None for key in needed), (
+        "the world or the features changed: make them again"
+    )
+    shipped = {path.stem for path in resources.files("difflab").joinpath("assets", "statistics").iterdir()}
+    assert len(shipped - needed) == 1  # of scenes

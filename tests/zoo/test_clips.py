@@ -13,10 +13,12 @@ from difflab.core.noise import SeededNoise
 from difflab.core.reconstruction import Reconstruction
 from difflab.core.sampler import DDIM, final, trajectory
 from difflab.core.schedule import make_schedule, path
+from difflab.data.shapes_clips import recognise_clips
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.clips import blocks_of, complete, extend, extended_batches
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
+from difflab.zoo.load import load
 from difflab.zoo.model import Model, build_model
 from difflab.zoo.sampling import Draw, sample, seeded_noise
 
@@ -162,6 +164,16 @@ def test_blocks_have_noise_of_their_own_and_one_class(model, monkeypatch):
     monkeypatch.setattr("difflab.zoo.clips.labels_of", lambda model, draw, seed, indices: told.append(seed))
     extend(model, Draw("ddim", 2), torch.zeros(2, 3, 6, 8, 8), 15, 2, range(2), seed=7)
     assert told == [7, 7, 7]
+
+
+def test_the_shipped_model_moves_shapes_as_asked():
+    """By chance a quarter of the directions and of the kinds would be right, four of sixteen."""
+    shipped = load("shapes-unet3d")
+    clips = sample(shipped, n=16, sampler="ddim", steps=16, spacing="trailing", classes="balanced")
+    seen, asked = recognise_clips(clips), np.arange(16)
+    assert (seen.moved & (seen.motions.direction == asked % 4)).sum() >= 12
+    assert (seen.motions.kind == asked // 4).sum() >= 13
+    assert sample(shipped.with_frames(5), n=1, steps=2).shape == (1, 5, 32, 32, 3)
 
 
 def test_clips_of_any_length_begin_with_the_same_noise(model):
