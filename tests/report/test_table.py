@@ -5,7 +5,7 @@ from difflab.report.table import build_table
 def test_table_marks_the_best_and_what_cannot_be_told_from_it(steps_result):
     table = build_table(steps_result(20.0, 5.1, 5.0))
     assert [line.entries[0].mark for line in table.lines] == ["", "tied", "best"]
-    assert table.tied
+    assert table.marks == {"best", "tied", ""}
 
 
 def test_failed_cell_keeps_its_line_and_its_sentence(steps_result):

@@ -47,9 +47,9 @@ class Table:
         return len(self.axes) + len(self.metrics) + 3
 
     @property
-    def tied(self) -> bool:
-        """Whether any line bears the mark "tied"."""
-        return any(entry.mark == "tied" for line in self.lines for entry in line.entries)
+    def marks(self) -> set[str]:
+        """The marks that are in it."""
+        return {entry.mark for line in self.lines for entry in line.entries}
 
 
 def build_table(result: Result) -> Table:
