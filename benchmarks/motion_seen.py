@@ -28,7 +28,7 @@ def main() -> None:
         first = draw * asked.count
         clips = ShapesClips(seed=FRESH_SEED).batch(np.arange(first, first + asked.count))[0]
         for (_, values), seen in zip(found.items(), (clips, shuffled(clips, 0, first), frozen(clips)), strict=True):
-            values.append(frechet_to_reference(extractor(seen), *reference.gaussian))
+            values.append(frechet_to_reference(extractor(seen), reference.gaussian))
     for name, values in found.items():
         low, high = min(values), max(values)
         print(f"{name:<16} {np.mean(values):6.2f} (from {low:.2f} to {high:.2f} over {asked.draws} draws)")
