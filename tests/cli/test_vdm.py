@@ -68,6 +68,8 @@ def test_clips_begin_with_given_frames_and_go_on(films, tmp_path):
     assert np.load(tmp_path / "b.npz")["arr_0"].shape == (1, 11, 8, 8, 1)
     with pytest.raises(DifflabError, match=r"given frames have shape \(3, 2, 8, 8\), but it draws \(1, 4, 8, 8\)"):
         run("sample", *model, "-n", 1, "--init-frames", films / "0", "--overlap", 2, "--out", tmp_path / "c.npz")
+    with pytest.raises(DifflabError, match="these are the frames to begin with themselves"):
+        run("sample", *model, "-n", 1, "--init-frames", films / "0", "--out", films / "0")
     with pytest.raises(DifflabError, match="is a model of pictures, which have no frames"):
         run("sample", "shapes-unet2d", "--frames", 4, "--out", tmp_path / "d.npz")
     with pytest.raises(DifflabError, match="a clip has at least one"):

@@ -61,6 +61,8 @@ def sample(
 
     if out.suffix == ".png" and not out.is_dir():
         check_grid(out, n)
+    if init_frames is not None and init_frames.exists() and out.resolve() == init_frames.resolve():
+        raise DifflabError(f"{out}: these are the frames to begin with themselves; write the clips to another file.")
     if guidance == 1.0:
         _refuse(
             "does nothing while guidance is off; give its scale too, such as --guidance 2",
