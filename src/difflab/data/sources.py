@@ -106,6 +106,11 @@ def open_data(
     if not path.exists():
         raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
     dataset, usual = _open_path(path, split)
+    if size is not None and isinstance(dataset, NpzImages) and dataset.frames is not None:
+        raise DifflabError(
+            f"{source}: holds clips of {dataset.frames} frames, but pictures are to be brought to {size} pixels; give "
+            "pictures, or leave the size out."
+        )
     return dataset if size is None else Transformed(dataset, Transform(size, crop or usual))
 
 

@@ -38,9 +38,12 @@ def _undamaged(path: Path) -> Iterator[None]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises DifflabError for a damaged one."""
+    """The object that a JSON file holds. Raises DifflabError for a damaged one."""
     with _undamaged(path):
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        return found
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:

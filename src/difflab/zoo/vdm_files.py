@@ -64,7 +64,8 @@ def read_vdm(value: Any, path: Path, told: Mapping[str, Any], averaged: bool) ->
     weights, source, training = "plain", "a state dict of video-diffusion-pytorch", {}
     if is_container(value):
         weights = "ema" if averaged else "raw"
-        source, training = "a trainer's file of video-diffusion-pytorch", {"step": int(value["step"])}
+        source = "a trainer's file of video-diffusion-pytorch"
+        training = {"step": int(value["step"])} if isinstance(value["step"], int | float) else {}
         value = value[weights if averaged else "model"]
     if not is_state(value):
         raise DifflabError(f"{path}: its entry {'ema' if averaged else 'model'} holds no weights; the file is damaged.")
@@ -90,6 +91,8 @@ def _schedule(value: State, path: Path) -> ScheduleConfig:
     if "betas" not in value:
         return ScheduleConfig(name=SCHEDULE)
     found = value["betas"].double().numpy()
+    if not found.size:
+        raise DifflabError(f"{path}: its table of betas is empty; the file is damaged.")
     config = ScheduleConfig(name=SCHEDULE, timesteps=len(found))
     if not np.allclose(found, tables(config.build())["betas"], rtol=1e-3, atol=1e-6):
         raise DifflabError(
@@ -110,6 +113,8 @@ def network_fields(state: State, told: Mapping[str, Any], where: str) -> dict[st
             f"{where}: its first convolution is {first[0]} wide, the others {dim}; such a network cannot be run."
         )
     heads = _shape(state, MARK, 2, where)[1]
+    if not heads:
+        raise DifflabError(f"{where}: its attention has no heads; the file is damaged.")
     out, channels = _shape(state, "final_conv.1.weight", 5, where)[0], first[1]
     null = state.get("null_cond_emb")
     fields: dict[str, Any] = {
