@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,6 +121,16 @@ class Clips:
     def short(self) -> int:
         """How many sound films are left out because they are too short."""
         return len(self.films) - len(self.broken) - len(self.kept)
+
+    def tell_left_out(self) -> None:
+        """Warn of films that are left out, if any are."""
+        if self.broken or self.short:
+            warnings.warn(
+                f"{self.listed.root}: {len(self.broken)} broken films and {self.short} shorter than "
+                f"{self.window.frames} frames are left out.",
+                UserWarning,
+                stacklevel=3,
+            )
 
     @property
     def classes(self) -> tuple[str, ...] | None:

@@ -132,13 +132,7 @@ class Reference:
         found = open_clips(self.source, window, size, split=self.split, **how)
         if found.broken and not self.skip_broken:
             raise DifflabError(f"{found.broken[0]}; repair or delete it, or pass over such films with --skip-broken.")
-        if found.broken or found.short:
-            warnings.warn(
-                f"{self.source}: {len(found.broken)} broken films and {found.short} shorter than {window.frames} "
-                "frames are left out.",
-                UserWarning,
-                stacklevel=2,
-            )
+        found.tell_left_out()
         return found
 
     def _npz_clips(self) -> Dataset:

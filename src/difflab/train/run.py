@@ -132,7 +132,9 @@ def _open(data: DataConfig) -> Dataset | Latents:
         return Shapes(data.size, seed=data.seed)
     if data.frames is not None:
         window = Window(data.frames, data.stride, data.fps, short=data.short)
-        return open_clips(data.source, window, data.size, split=data.split, crop=data.crop or "center-short")
+        found = open_clips(data.source, window, data.size, split=data.split, crop=data.crop or "center-short")
+        found.tell_left_out()
+        return found
     return open_data(data.source, size=data.size, split=data.split, crop=data.crop)
 
 
