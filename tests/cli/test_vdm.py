@@ -68,6 +68,9 @@ def test_clips_begin_with_given_frames_and_go_on(films, tmp_path):
     assert np.load(tmp_path / "b.npz")["arr_0"].shape == (1, 11, 8, 8, 1)
     with pytest.raises(DifflabError, match=r"given frames have shape \(3, 2, 8, 8\), but it draws \(1, 4, 8, 8\)"):
         run("sample", *model, "-n", 1, "--init-frames", films / "0", "--overlap", 2, "--out", tmp_path / "c.npz")
+    with pytest.raises(DifflabError, match="overlap is 4, but must lie between 1 and 3"):
+        run("sample", *model, "-n", 1, "--extend", 11, "--overlap", 4, "--out", tmp_path / "late.npz")
+    assert not (tmp_path / "late.npz.parts").exists()
     with pytest.raises(DifflabError, match="these are the frames to begin with themselves"):
         run("sample", *model, "-n", 1, "--init-frames", films / "0", "--out", films / "0")
     with pytest.raises(DifflabError, match="is a model of pictures, which have no frames"):
@@ -81,7 +84,7 @@ def test_clips_begin_with_given_frames_and_go_on(films, tmp_path):
     ):
         with pytest.raises(DifflabError, match=words):
             run("sample", *model, "-n", 1, *options, "--out", tmp_path / "g.npz")
-    with pytest.raises(DifflabError, match="draws pictures, which do not play"):
+    with pytest.raises(DifflabError, match="are pictures, which do not play"):
         run("sample", "shapes-unet2d", "--out", tmp_path / "h.gif")
     with pytest.raises(DifflabError, match="percentile is 2"):
         run("sample", *model, "--percentile", 2, "--out", tmp_path / "f.npz")

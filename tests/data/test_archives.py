@@ -160,7 +160,7 @@ def test_uncompressed_npz_stays_on_the_disk(tmp_path: Path) -> None:
         ({"arr_0": np.zeros((2, 4, 4, 3), np.float32)}, "arr_0 holds float32"),
         ({"arr_0": np.zeros((2, 3, 4, 4), np.uint8)}, r"shape \(2, 3, 4, 4\)"),
         ({"arr_0": np.zeros((2, 8, 4, 4, 4, 3), np.uint8)}, r"shape \(2, 8, 4, 4, 4, 3\)"),
-        ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, r"shape \(0, 4, 4, 3\)"),
+        ({"arr_0": np.zeros((0, 4, 4, 3), np.uint8)}, "arr_0 holds no images"),
         ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.zeros((2, 10), int)}, r"arr_1 has shape \(2, 10\)"),
         ({"arr_0": np.zeros((2, 4, 4, 3), np.uint8), "arr_1": np.zeros(2)}, "type float64"),
         ({"mu": np.zeros(3), "sigma": np.eye(3)}, "statistics"),

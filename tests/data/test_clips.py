@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from difflab.data import films as module
-from difflab.data.clips import Window, open_clips
+from difflab.data.clips import Window, describe_films, holds_films, open_clips
 from difflab.data.dataset import BrokenImageError, batches
 from difflab.data.films import Film, index_films, read_frames
 from difflab.data.writers import save_samples
@@ -199,6 +199,13 @@ def test_ucf101_by_its_lists_and_folders(tmp_path):
         open_clips(root, Window(4), 16, split="val")
 
 
+def test_a_split_whose_films_are_not_there_is_told(tmp_path):
+    root = ucf(tmp_path / "ucf")
+    (root / "ucfTrainTestlist" / "trainlist01.txt").write_text("Archery/v_Archery_g09_c09.avi 1\n")
+    with pytest.raises(DifflabError, match="names none that is there"):
+        open_clips(root, Window(4), 16, split="train")
+
+
 def test_something_something_has_captions_and_templates(tmp_path):
     labels = tmp_path / "labels"
     labels.mkdir()
@@ -212,6 +219,53 @@ def test_something_something_has_captions_and_templates(tmp_path):
     )  # fmt: skip
     with pytest.raises(DifflabError, match="no labels of a split 'validation'"):
         open_clips(tmp_path, Window(4), 16, split="validation")
+
+
+def test_other_files_beside_frames_do_not_matter_but_a_frame_twice_does(tmp_path):
+    (tmp_path / "one").mkdir()
+    for name in ("0001.png", "0002.png", "0003.png"):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "one" / name)
+    (tmp_path / "one" / "readme.txt").write_text("frames of a film")
+    assert len(open_clips(tmp_path, Window(3), 8)) == 1
+    (tmp_path / "one" / "x0003.png").write_bytes((tmp_path / "one" / "0003.png").read_bytes())
+    with pytest.raises(DifflabError, match="has frame 3 twice"):
+        open_clips(tmp_path, Window(3), 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("classInd.txt", b"word"), ("classInd.txt", b"\xff\xfe1 a"), ("trainlist01.txt", b"\xff\xfe")],
+)
+def test_damaged_lists_of_ucf101_are_told(name, content, tmp_path):
+    root = ucf(tmp_path / "ucf")
+    (root / "ucfTrainTestlist" / name).write_bytes(content)
+    with pytest.raises(DifflabError, match=rf"{name}: cannot be read, .* was expected"):
+        open_clips(root, Window(4), 16, split="train")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("labels.json", "[1]"), ("labels.json", '{"a": "x"}'), ("train.json", '[{"label": "a"}]'), ("train.json", "{")],
+)
+def test_damaged_labels_of_something_something_are_told(name, content, tmp_path):
+    (tmp_path / "20bn-something-something-v2").mkdir()
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "labels.json").write_text("{}")
+    (tmp_path / "labels" / "train.json").write_text("[]")
+    (tmp_path / "labels" / name).write_text(content)
+    with pytest.raises(DifflabError, match=rf"{name}: cannot be read, .* was expected"):
+        open_clips(tmp_path, Window(4), 16, split="train")
+
+
+def test_films_are_described(folder):
+    (folder / "a" / "text.avi").write_text("no film")
+    lines = describe_films(folder)
+    assert holds_films(folder)
+    assert lines[0].endswith("4 films, 1 of them broken")
+    assert "40 frames of" in lines[1]
+    assert "text.avi: cannot be opened as a film" in lines[-1]
+    with pytest.raises(DifflabError, match="has no split 'tset'"):
+        describe_films(folder, "tset")
 
 
 def test_batches_of_clips(folder):

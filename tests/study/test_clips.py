@@ -373,9 +373,9 @@ def test_clips_are_scored_from_files(tmp_path):
     assert (found.metric, found.n) == ("FD (shapes-clip)", 70)
     np.savez(tmp_path / "pictures.npz", arr_0=np.zeros((70, 32, 32, 3), np.uint8))
     for metric, samples, reference, words in (
-        ("fvd", five, six, "holds clips of 6 frames, but the other side has clips of 5 frames"),
+        ("fvd", five, six, "holds clips of 6 frames, but clips of 5 frames are needed"),
         ("fvd", tmp_path / "pictures.npz", five, "holds pictures, but clips"),
-        ("fid", five, other, "takes uint8 images of shape"),
+        ("fid", five, other, "holds clips of 5 frames, but pictures are needed"),
     ):
         with pytest.raises(DifflabError, match=words):
             measure.score(metric, samples, reference, features="shapes-image" if metric == "fid" else "shapes-clip")

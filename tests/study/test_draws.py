@@ -57,6 +57,18 @@ def test_after_a_kill_the_same_call_goes_on_and_ends_with_the_same_bytes(model, 
     assert cut.read_bytes() == whole.read_bytes()
 
 
+def test_what_cannot_be_drawn_leaves_nothing_in_the_way(model, tmp_path, monkeypatch):
+    def full(*_asked):
+        raise MemoryError("out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(draws, "batches_of", full)
+        with pytest.raises(MemoryError):
+            draw_npz(tmp_path / "samples.npz", model, DRAW, n=10, seed=3)
+    assert not list(tmp_path.iterdir())
+    assert draw_npz(tmp_path / "samples.npz", model, DRAW, n=2, seed=4) == 2
+
+
 def test_two_processes_draw_what_one_does(model, tmp_path):
     one, two = tmp_path / "one.npz", tmp_path / "two.npz"
     draw_npz(one, model, DRAW, n=10, seed=3)

@@ -31,6 +31,13 @@ def test_cells_are_all_combinations_last_axis_fastest(tmp_path: Path) -> None:
     assert {c.count for c in study.cells()} == {100}
 
 
+def test_axes_hold_what_cells_hold(tmp_path: Path) -> None:
+    """YAML reads 1e-1, without a dot, as text."""
+    study = _read(tmp_path, GOOD.replace("eta: [0.0, 1.0], steps: [5, 10]", 'eta: [0, 1e-1], steps: ["5", 10]'))
+    assert study.axes == {"eta": [0.0, 0.1], "steps": [5, 10]}
+    assert [study.varied(cell) for cell in study.cells()][1:3] == [{"eta": 0.0, "steps": 10}, {"eta": 0.1, "steps": 5}]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -41,6 +48,8 @@ def test_cells_are_all_combinations_last_axis_fastest(tmp_path: Path) -> None:
         (("eta: [0.0, 1.0]", "eta: [-0.5]"), "eta"),
         (("eta: [0.0, 1.0]", "eta: []"), "no values"),
         (("eta: [0.0, 1.0]", "eta: [1.0, 1.0]"), "twice"),
+        (("steps: [5, 10]", 'steps: [5, "5"]'), "twice"),
+        (("steps: [5, 10]", "steps: [true, 10]"), "no number"),
         (("name: s", "nam: s"), "nam"),
         (("name: s", "name: [s"), "not YAML"),
         (("base: {", "base:\n\t{"), "not YAML"),

@@ -196,3 +196,24 @@ def test_gradients_do_not_pile_up_between_steps():
     layer = torch.nn.Linear(1, 1, bias=False)
     sgd = torch.optim.SGD(layer.parameters(), lr=0.0)
     assert [optimise(layer, [layer(torch.ones(1)).sum()], sgd, None)[1].item() for _ in range(2)] == [1.0, 1.0]
+
+
+def test_a_training_that_diverges_keeps_its_last_sound_state(recipe, tmp_path):
+    trainer = Trainer(recipe(), DATA, tmp_path)
+    trainer.save()
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    next(trainer.bare.parameters()).data.fill_(float("nan"))
+    with pytest.raises(DifflabError, match=r"diverged by step 0.*lower optim\.lr"):
+        trainer.save()
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("network", {}), ("network", "text"), ("optimizer", {}), ("ema", 3), ("step", "x"), ("seconds", None)],
+)
+def test_a_state_of_other_values_is_refused(recipe, tmp_path, field, value):
+    path = saved(recipe(), tmp_path)
+    torch.save({**torch.load(path, weights_only=True), field: value}, path)
+    with pytest.raises(DifflabError, match="its weights or counters are not those of its recipe"):
+        Trainer(recipe(), DATA, tmp_path).resume()

@@ -16,7 +16,7 @@ from difflab.core.schedule import make_schedule, path
 from difflab.data.shapes_clips import recognise_clips
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
-from difflab.zoo.clips import blocks_of, complete, extend, extended_batches
+from difflab.zoo.clips import Extension, batches_of, blocks_of, complete, extend
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.load import load
 from difflab.zoo.model import Model, build_model
@@ -131,8 +131,8 @@ def test_blocks_are_as_many_as_are_needed(model, length, blocks):
 
 def test_extended_clips_do_not_depend_on_the_batch(model):
     draw = Draw("ddpm", 3)
-    whole = np.concatenate(list(extended_batches(model, draw, 5, range(2, 5), 3, 9, 2, 1.0)))
-    alone = np.concatenate(list(extended_batches(model, draw, 5, range(2, 5), 1, 9, 2, 1.0)))
+    how = Extension(9, 2)
+    whole, alone = (np.concatenate(list(batches_of(model, draw, 5, range(2, 5), n, how))) for n in (3, 1))
     assert whole.shape == (3, 9, 8, 8, 3)
     assert np.abs(whole.astype(int) - alone).max() <= 1
 

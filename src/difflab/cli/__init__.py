@@ -38,7 +38,7 @@ def main() -> None:
     except (MemoryError, RuntimeError) as error:
         if not _memory_ran_out(error):
             raise
-        _refuse(f"the memory does not suffice ({first_line(error)}); use a smaller --batch.")
+        _refuse(f"the memory does not suffice ({first_line(error)}); use a smaller --batch or fewer --frames.")
     if code == _INTERRUPTED:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C while the interpreter shuts down is not news
         print("difflab: stopped.", file=sys.stderr)

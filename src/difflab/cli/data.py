@@ -45,11 +45,15 @@ def show(
     size: Size = None,
     skip_broken: SkipBroken = False,
 ) -> None:
-    """Say what a source is taken for; decode all of it once, so that what is broken is known."""
+    """Say what a source is taken for; decode all of it once, or of films look into each, so that what is broken is known."""
+    from difflab.data.clips import describe_films, holds_films
     from difflab.data.dataset import batches
     from difflab.data.sources import open_data
     from difflab.data.writers import save_samples
 
+    if holds_films(source):
+        print("\n".join(describe_films(source, split)))
+        return
     dataset = open_data(source, split=split, size=size)
     print(dataset.description)
     kept, count, skipped, shape = None, 0, 0, (0, 0)

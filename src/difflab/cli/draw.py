@@ -15,6 +15,7 @@ from difflab.core.names import Course, SamplerName, Spacing
 if TYPE_CHECKING:
     import numpy as np
 
+    from difflab.zoo.clips import Extension
     from difflab.zoo.model import Model
     from difflab.zoo.sampling import Classes, Draw
 
@@ -54,13 +55,11 @@ def sample(
 ) -> None:  # fmt: skip
     """Draw samples from a model. An .npz is drawn in chunks: after a kill the same command goes on."""
     from difflab.core.guidance import Guidance
-    from difflab.data.writers import check_grid
+    from difflab.data.writers import check_target
     from difflab.errors import DifflabError
     from difflab.zoo.load import load
     from difflab.zoo.sampling import Draw, grid_note
 
-    if out.suffix == ".png" and not out.is_dir():
-        check_grid(out, n)
     if init_frames is not None and init_frames.exists() and out.resolve() == init_frames.resolve():
         raise DifflabError(f"{out}: these are the frames to begin with themselves; write the clips to another file.")
     if guidance == 1.0:
@@ -78,8 +77,7 @@ def sample(
         )  # fmt: skip
     loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
     loaded = loaded.with_frames(frames)
-    if loaded.frames is None and out.suffix in (".gif", ".mp4"):
-        raise DifflabError(f"{out}: {loaded.card.name} draws pictures, which do not play; save them as .png.")
+    check_target(out, n, loaded.frames is not None)
     print(loaded.card.summary())
     how = Guidance(
         guidance, guidance_channels, guidance_low, guidance_high, guidance_rescale, checked(guidance_course, Course)
@@ -93,11 +91,8 @@ def sample(
     null = loaded.card.network.null_class
     if null is not None and not isinstance(draw.classes, str) and null in draw.classes:
         print(f"Class {null} is 'no class': samples of it are unconditional.")
-    if goes_on:
-        weight = 1.0 if reconstruction is None else reconstruction
-        _save(out, _going_on(loaded, draw, n, seed, batch, extend, init_frames, overlap, weight), n, "clips")
-    else:
-        _draw_to(out, loaded, draw, n, seed, batch)
+    extension = _extension(loaded, extend, init_frames, overlap, reconstruction) if goes_on else None
+    _draw_to(out, loaded, draw, n, seed, batch, extension)
 
 
 def _refuse(why: str, **given: bool) -> None:
@@ -109,34 +104,29 @@ def _refuse(why: str, **given: bool) -> None:
             raise DifflabError(f"--{name.replace('_', '-')} {why}.")
 
 
-def _draw_to(out: Path, model: Model, draw: Draw, n: int, seed: int, batch: int) -> None:
+def _draw_to(out: Path, model: Model, draw: Draw, n: int, seed: int, batch: int, extension: Extension | None) -> None:
     """Samples 0 to n - 1: an .npz in chunks that outlive a kill, anything else in one go."""
-    from difflab.study.draws import Share, draw_npz
-    from difflab.zoo.sampling import sample_batches
-
-    if out.suffix != ".npz" or out.is_dir():
-        _save(out, sample_batches(model, draw, seed, range(n), batch), n, "samples")
-        return
-    with bar_to(n, "samples") as watch:
-        draw_npz(out, model, draw, n=n, seed=seed, batch=batch, watch=watch)
-    if Share.of_environment().rank == 0:
-        print(f"{n} samples in {out}")
-
-
-def _save(out: Path, batches: Iterable[np.ndarray], n: int, what: str) -> None:
     from difflab.data.writers import save_samples
+    from difflab.study.draws import Share, draw_npz
+    from difflab.zoo.clips import batches_of
 
-    print(f"{save_samples(out, with_bar(batches, n, what))} {what} in {out}")
+    what = "samples" if model.frames is None else "clips"
+    if out.suffix == ".npz" and not out.is_dir():
+        with bar_to(n, what) as watch:
+            draw_npz(out, model, draw, n=n, seed=seed, batch=batch, extension=extension, watch=watch)
+    else:
+        save_samples(out, with_bar(batches_of(model, draw, seed, range(n), batch, extension), n, what))
+    if Share.of_environment().rank == 0:
+        print(f"{n} {what} in {out}")
 
 
-def _going_on(
-    model: Model, draw: Draw, n: int, seed: int, batch: int, length: int | None, init: Path | None, overlap: int | None,
-    weight: float,
-) -> Iterator[np.ndarray]:  # fmt: skip
-    """Clips that begin with given frames, or with drawn ones, and are continued to `length` frames."""
+def _extension(
+    model: Model, length: int | None, init: Path | None, overlap: int | None, reconstruction: float | None
+) -> Extension:
+    """How clips begin with given frames, or with drawn ones, and are continued to `length` frames."""
     from difflab.data.clips import beginning
     from difflab.errors import DifflabError
-    from difflab.zoo.clips import extended_batches
+    from difflab.zoo.clips import Extension
     from difflab.zoo.codec import encode
 
     if model.frames is None:
@@ -145,7 +135,7 @@ def _going_on(
         )
     known = None if init is None else encode(beginning(init, overlap, model.card.side)[None])
     shared = overlap if overlap is not None else (known.shape[2] if known is not None else max(1, model.frames // 2))
-    return extended_batches(model, draw, seed, range(n), batch, length, shared, weight, known)
+    return Extension(length, shared, 1.0 if reconstruction is None else reconstruction, known)
 
 
 def checked(value: str, names: Any) -> Any:

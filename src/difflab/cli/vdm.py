@@ -37,13 +37,17 @@ def sample(
     """GaussianDiffusion.sample: clips from a trained model."""
     from difflab.cli.draw import with_bar
     from difflab.core.guidance import Guidance
-    from difflab.data.writers import save_samples
+    from difflab.data.writers import check_target, save_samples
+    from difflab.errors import DifflabError
     from difflab.zoo.load import load
     from difflab.zoo.sampling import Draw, sample_batches
 
     told = {"image_size": image_size, "num_frames": num_frames}
     config = {name: value for name, value in told.items() if value is not None} or None
     model = load(checkpoint, config=config, device=pick_device(device))
+    if model.frames is None:
+        raise DifflabError(f"{checkpoint}: is a model of pictures; draw from it with `difflab sample`.")
+    check_target(out, batch_size, clips=True)
     print(model.card.summary())
     percentile = dynamic_thres_percentile if use_dynamic_thres else None
     draw = Draw(

@@ -170,10 +170,13 @@ def _images(path: str | Path, array: np.ndarray) -> np.ndarray:
         )
     if array.ndim == 3:
         array = array[..., None]
+    if array.shape[:1] == (0,):
+        raise DifflabError(f"{path}: arr_0 holds no images.")
     if array.ndim not in (4, 5) or array.shape[-1] not in (1, 3) or 0 in array.shape:
         first = "; these seem to have their channels first, move them last" if array.shape[1:2] in ((1,), (3,)) else ""
         raise DifflabError(
-            f"{path}: arr_0 has shape {array.shape}; images are expected as (N, H, W, 3) or (N, H, W){first}."
+            f"{path}: arr_0 has shape {array.shape}; images are expected as (N, H, W, 3) or (N, H, W), clips as "
+            f"(N, F, H, W, 3){first}."
         )
     return array
 

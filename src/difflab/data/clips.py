@@ -10,7 +10,8 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from difflab.data.dataset import Crop, Item, Transform
+from difflab.data.films import SUFFIXES as FILM_SUFFIXES
 from difflab.data.films import Film, index_films, is_film, is_frame_folder, probe, read_frames
 from difflab.data.sources import data_root
 from difflab.errors import DifflabError, suggest
@@ -155,14 +157,14 @@ class Clips:
 
 
 def open_clips(
-    source: str | Path, window: Window, size: int, *, split: str | None = None, crop: Crop = "center-short"
+    source: str | Path, window: Window, size: int, *, split: str | None = None, crop: Crop | None = None
 ) -> Clips:
     """The clips of a folder.
 
     Args:
         source: UCF101's folder, Something-Something V2's, or any folder of films.
         window: which frames make a clip.
-        size, crop: how frames are brought to size x size pixels.
+        size, crop: how frames are brought to size x size pixels; None is their central square.
         split: `train` or `test` for UCF101's first lists, `train2`, .. for others; `train` or `validation` for
             Something-Something; for other folders a subfolder of that name. None is all.
 
@@ -186,14 +188,45 @@ def open_clips(
         )
         raise DifflabError(
             f"{source}: none of {len(films)} films has a clip of {window.frames} frames ({first}); take fewer frames, "
-            "or fill short films up by short: repeat or loop."
+            "or let a recipe's data.short be repeat or loop."
         )
     lost = [f"{len(broken)} broken ({broken[0].name} {broken[0].problem})"] if broken else []
     lost += [f"{len(short)} too short"] if short else []
     left = f"; left out: {', '.join(lost)}" if lost else ""
-    transform = Transform(size, crop)
+    transform = Transform(size, crop or "center-short")
     told = f"{len(kept)} clips of {listed.what} ({window}; {transform}){left}"
     return Clips(listed, window, transform, films, kept, told)
+
+
+def holds_films(source: str | Path) -> bool:
+    """Whether a source is a data set of films by name or layout, or a folder with films in it."""
+    path = Path(source).expanduser()
+    if source in FILM_SETS or (path / _UCF).is_dir() or (path / _SSV2).is_dir():
+        return True
+    surely = FILM_SUFFIXES - {".gif"}  # which may be pictures
+    return path.is_dir() and any(entry.suffix.lower() in surely for entry in path.rglob("*"))
+
+
+def describe_films(source: str | Path, split: str | None = None) -> list[str]:
+    """What the films of a source are, a line each: how many, how long and large, and what is wrong with some.
+
+    Raises DifflabError if there is no such folder or split, or no film in it.
+    """
+    listed = _listed(_home(source), split)
+    films = index_films(listed.root, listed.names)
+    sound = [film for film in films if not film.problem]
+    lines = [f"{listed.what}: {len(films)} films, {len(films) - len(sound)} of them broken"]
+    if sound:
+        frames, sizes = [film.frames for film in sound], sorted({(film.width, film.height) for film in sound})
+        lines.append(
+            f"{min(frames)} to {max(frames)} frames of {' and '.join(f'{w}x{h}' for w, h in sizes[:3])}"
+            f"{' and others' if len(sizes) > 3 else ''}"
+        )
+    if listed.classes:
+        lines.append(
+            f"{len(listed.classes)} classes: {', '.join(listed.classes[:12])}{', ..' * (len(listed.classes) > 12)}"
+        )
+    return lines + [f"{listed.root / film.name}: {film.problem}" for film in films if film.problem]
 
 
 def beginning(path: Path, frames: int | None, size: int) -> np.ndarray:
@@ -206,7 +239,9 @@ def beginning(path: Path, frames: int | None, size: int) -> np.ndarray:
     if frames is not None and frames < 1:
         raise DifflabError(f"{frames} frames of {path} were asked for, but at least one is needed.")
     film = probe(path.parent, path.name, "")
-    if not film.problem and frames is not None and film.frames < frames:
+    if film.problem:
+        raise DifflabError(f"{path}: {film.problem}; give a film, or a folder of numbered frames.")
+    if frames is not None and film.frames < frames:
         raise DifflabError(f"{path}: has {film.frames} frames, but {frames} were asked for.")
     transform = Transform(size)
     return np.stack([transform(x) for x in read_frames(path.parent, film, np.arange(frames or film.frames))])
@@ -260,7 +295,8 @@ def _listed(root: Path, split: str | None) -> Listed:
 def _ucf101(home: Path, split: str | None) -> Listed:
     """By the official lists. The class is the folder's: film names spell HandstandPushups another way."""
     lists, root = home / _UCF_LISTS, home / _UCF
-    classes = tuple(line.split()[1] for line in _lines(lists / "classInd.txt"))
+    with _read_as(lists / "classInd.txt", "a number and a class name in each line"):
+        classes = tuple(line.split()[1] for line in _lines(lists / "classInd.txt"))
     if split is None:
         names = [str(path.relative_to(root)) for path in sorted(root.glob("*/*")) if is_film(path)]
     else:
@@ -280,7 +316,8 @@ def _ucf101(home: Path, split: str | None) -> Listed:
 def _something(home: Path, split: str | None) -> Listed:
     """With the sentence as caption and the template's number as class."""
     labels, root = home / _SSV2_LABELS, home / _SSV2
-    numbers = {name: int(number) for name, number in _json(labels / "labels.json").items()}
+    with _read_as(labels / "labels.json", "an object of templates and their numbers"):
+        numbers = {name: int(number) for name, number in _json(labels / "labels.json").items()}
     parts = ["train", "validation"] if split is None else [split]
     records: list[dict[str, Any]] = []
     for part in parts:
@@ -289,8 +326,8 @@ def _something(home: Path, split: str | None) -> Listed:
         )
         if path is None:
             raise DifflabError(f"{home}: has no labels of a split {part!r}.{suggest(part, ['train', 'validation'])}")
-        records += _json(path)
-    records = [record for record in records if (root / f"{record['id']}.webm").is_file()]
+        with _read_as(path, "a list of objects with an id each"):
+            records += [record for record in _json(path) if (root / f"{record['id']}.webm").is_file()]
     plain = [str(record.get("template", "")).replace("[", "").replace("]", "") for record in records]
     return Listed(
         root, f"Something-Something V2, {split or 'all'}", [f"{record['id']}.webm" for record in records],
@@ -301,6 +338,8 @@ def _something(home: Path, split: str | None) -> Listed:
 
 def _folder(root: Path, split: str | None) -> Listed:
     """All films below a folder; where all lie in folders of it, these are the classes."""
+    if split is not None and split not in _SPLITS:
+        raise DifflabError(f"{root}: has no split {split!r}.{suggest(split, _SPLITS)}")
     parts = [name for name in _SPLITS if (root / name).is_dir()]
     if split is not None and parts:  # a folder without such parts is one whole
         if split not in parts:
@@ -322,16 +361,27 @@ def _frame_folders(root: Path) -> list[Path]:
     return [path for path in (root, *root.rglob("*")) if path.is_dir() and path != root and is_frame_folder(path)]
 
 
+@contextmanager
+def _read_as(path: Path, expected: str) -> Iterator[None]:
+    """Turn what reading a file of another content raises into one sentence."""
+    try:
+        yield
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise DifflabError(f"{path}: cannot be read, {expected} was expected; copy or download it again.") from error
+
+
 def _lines(path: Path) -> list[str]:
     """Lines that say something; the official lists end theirs in CRLF."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        with _read_as(path, "UTF-8 text"):
+            return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError as error:
         raise DifflabError(f"{path}: cannot be read ({error.strerror}); UCF101's lists belong there.") from error
 
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DifflabError(f"{path}: cannot be read as JSON; copy or download it again.") from error
+        with _read_as(path, "JSON"):
+            return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DifflabError(f"{path}: cannot be read ({error.strerror}); copy or download it again.") from error

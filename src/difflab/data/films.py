@@ -55,10 +55,9 @@ def is_film(path: Path) -> bool:
 
 
 def is_frame_folder(path: Path) -> bool:
-    """Whether a folder holds numbered pictures and nothing else, and so is a film."""
-    names = [entry for entry in path.iterdir() if not entry.name.startswith(".")] if path.is_dir() else []
-    numbered = bool(names) and all(e.suffix.lower() in IMAGE_SUFFIXES and _number(e) is not None for e in names)
-    return numbered and not is_film(names[0])
+    """Whether a folder's pictures are numbered, and so a film's frames; other files beside them do not matter."""
+    pictures = _pictures(path) if path.is_dir() else []
+    return bool(pictures) and all(_number(p) is not None for p in pictures) and not is_film(pictures[0])
 
 
 def _is_animated(path: Path) -> bool:
@@ -104,7 +103,8 @@ def probe(root: Path, name: str, state: str) -> Film:
                 return replace(found, problem=f"ends after {count} of its {stream.frames} frames")
             return found if count else replace(found, problem="holds no frames")
     except (av.FFmpegError, ValueError, OSError) as error:
-        return Film(name, state, problem=f"cannot be opened ({str(error).splitlines()[0]})")
+        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        return Film(name, state, problem=f"cannot be opened as a film ({said})")
 
 
 def _tells_numbers(times: Sequence[int | None], step: float, container: str) -> bool:
@@ -177,6 +177,8 @@ def _probe_folder(path: Path, name: str, state: str) -> Film:
     if not pictures:
         return replace(found, problem="holds no pictures whose names end in a number")
     for before, after in pairwise(numbers):
+        if after == before:
+            return replace(found, problem=f"has frame {after} twice")
         if after != before + 1:
             return replace(found, problem=f"has no frame {before + 1}, but goes on with {after}")
     try:
@@ -187,7 +189,13 @@ def _probe_folder(path: Path, name: str, state: str) -> Film:
 
 
 def _frame_files(path: Path) -> list[Path]:
-    return sorted((p for p in path.iterdir() if _number(p) is not None), key=lambda p: _number(p) or 0)
+    numbered = (p for p in _pictures(path) if _number(p) is not None)
+    return sorted(numbered, key=lambda p: _number(p) or 0)
+
+
+def _pictures(path: Path) -> list[Path]:
+    """The pictures in a folder, as far as names tell."""
+    return [p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")]
 
 
 def _number(path: Path) -> int | None:

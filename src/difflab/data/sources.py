@@ -106,10 +106,9 @@ def open_data(
     if not path.exists():
         raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
     dataset, usual = _open_path(path, split)
-    if size is not None and isinstance(dataset, NpzImages) and dataset.frames is not None:
+    if isinstance(dataset, NpzImages) and dataset.frames is not None:
         raise DifflabError(
-            f"{source}: holds clips of {dataset.frames} frames, but pictures are to be brought to {size} pixels; give "
-            "pictures, or leave the size out."
+            f"{source}: holds clips of {dataset.frames} frames, but pictures are needed; score clips by fvd or kvd."
         )
     return dataset if size is None else Transformed(dataset, Transform(size, crop or usual))
 

@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 from difflab.errors import DifflabError
-from difflab.files import writing
+from difflab.files import explained, writing
 
 FRAME_RATE = 8  # frames a second at which clips play
+_ENDINGS = (".npz", ".png", ".gif", ".mp4")
+_STILL = "these samples are pictures, which do not play; save them as .png."
 _MARGIN = 2
 _PLAYED_SIDE = 512
 _BACKGROUND = 255
@@ -42,9 +44,13 @@ def save_samples(path: str | Path, images: np.ndarray | Iterable[np.ndarray], la
         return _save_folder(path, stream)
     if path.suffix == ".npz":
         return _save_npz(path, stream, labels)
-    if path.suffix in (".png", ".gif", ".mp4"):
+    if path.suffix in _ENDINGS:
         return _save_grid(path, stream)
-    raise DifflabError(
+    raise DifflabError(_unknown_ending(path))
+
+
+def _unknown_ending(path: Path) -> str:
+    return (
         f"{path}: unknown ending {path.suffix!r}; use .npz, .png (a grid), .gif or .mp4 (clips), or a folder's name "
         "without ending."
     )
@@ -68,6 +74,25 @@ def check_grid(path: Path, count: int) -> None:
     """Raise DifflabError if `count` images are too many for a grid at `path`."""
     if count > _GRID_LIMIT:
         raise DifflabError(f"{path}: a grid takes up to {_GRID_LIMIT:,} images; save more as .npz or into a folder.")
+
+
+def check_target(path: Path, count: int, clips: bool) -> None:
+    """Raise DifflabError where `count` images, or clips, cannot be saved at `path`, before any is made.
+
+    That is for all that `save_samples` would refuse, and for places that cannot be written to.
+    """
+    if path.is_dir() or path.suffix == "":
+        _check_folder(path)
+        path /= "000000.png"
+    elif path.suffix not in _ENDINGS:
+        raise DifflabError(_unknown_ending(path))
+    elif path.suffix in (".gif", ".mp4") and not clips:
+        raise DifflabError(f"{path}: {_STILL}")
+    elif path.suffix != ".npz":
+        check_grid(path, count)
+    place = next(folder for folder in path.parents if folder.exists())
+    with explained(path), tempfile.TemporaryFile(dir=place):
+        pass
 
 
 def _checked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -119,7 +144,7 @@ def _save_grid(path: Path, batches: Iterator[np.ndarray]) -> int:
         check_grid(path, count)
     samples = np.concatenate(collected)
     if samples.ndim == 4 and path.suffix != ".png":
-        raise DifflabError(f"{path}: these samples are pictures, which do not play; save them as .png.")
+        raise DifflabError(f"{path}: {_STILL}")
     if samples.ndim == 4:
         _save_png(path, grid(samples), sync=True)
     elif path.suffix == ".png":
@@ -151,10 +176,7 @@ def _save_playing(path: Path, frames: np.ndarray) -> None:
 
 
 def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
-    """Raises DifflabError before anything is drawn when numbered pictures are there: whose would they be afterwards?"""
-    there = sum(path.stem.isdecimal() for path in folder.glob("*.png"))
-    if there:
-        raise DifflabError(f"{folder}: holds {there:,} numbered pictures already; delete them or choose another.")
+    _check_folder(folder)
     new = not folder.exists()
     count = 0
     try:
@@ -169,6 +191,13 @@ def _save_folder(folder: Path, batches: Iterator[np.ndarray]) -> int:
             folder.rmdir()
         raise
     return count
+
+
+def _check_folder(folder: Path) -> None:
+    """Raise DifflabError where numbered pictures are already: whose would they be afterwards?"""
+    there = sum(path.stem.isdecimal() for path in folder.glob("*.png"))
+    if there:
+        raise DifflabError(f"{folder}: holds {there:,} numbered pictures already; delete them or choose another.")
 
 
 def _save_png(path: Path, image: np.ndarray, *, sync: bool) -> None:

@@ -27,10 +27,10 @@ from difflab.study.measure import SHAPES, Reference, choose_features, open_extra
 from difflab.study.memory import trained_cut, training_data
 from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
-from difflab.zoo.clips import blocks_of, extended_batches
+from difflab.zoo.clips import Extension, batches_of, blocks_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, sample_batches
+from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan
 
 _OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *VIEWS)
 
@@ -179,11 +179,10 @@ class Bench:
     def batches(self, settings: Settings, rows: range) -> Iterator[np.ndarray]:
         """The samples of a cell with indices `rows`, some at a time: uint8 (b, H, W, C) or (b, F, H, W, C)."""
         model, draw = self.model_of(settings), draw_of(settings)
-        if settings.extend is None or settings.overlap is None or settings.reconstruction is None:
-            return sample_batches(model, draw, settings.seed, rows, self.batch)
-        return extended_batches(
-            model, draw, settings.seed, rows, self.batch, settings.extend, settings.overlap, settings.reconstruction
-        )
+        s, how = settings, None
+        if s.extend is not None and s.overlap is not None and s.reconstruction is not None:
+            how = Extension(s.extend, s.overlap, s.reconstruction)
+        return batches_of(model, draw, s.seed, rows, self.batch, how)
 
     def taps(self) -> set[str]:
         """What is kept of every sample besides its pictures.

@@ -17,10 +17,11 @@ from difflab import files
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
 from difflab.study.store import read_json
+from difflab.zoo.clips import Extension, batches_of
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, labels_of, plan, sample_batches
+from difflab.zoo.sampling import Draw, labels_of, plan
 
-CHUNK = 256  # samples written at a time
+CHUNK = 256  # pictures, or frames of clips, written at a time
 _RECORD = "run.json"
 _WAIT = 1.0  # seconds between looks for what other processes draw
 
@@ -46,6 +47,7 @@ def draw_npz(
     n: int,
     seed: int = 0,
     batch: int = 64,
+    extension: Extension | None = None,
     share: Share | None = None,
     watch: Callable[[int], None] | None = None,
 ) -> int:
@@ -58,6 +60,7 @@ def draw_npz(
         n: how many samples, numbers 0 to n - 1.
         seed: of noise and random classes.
         batch: samples at a time.
+        extension: how clips are completed or go on; None draws them as they are.
         share: this process's; None takes what torchrun says.
         watch: is told how many samples there are as far as this process knows.
 
@@ -65,35 +68,49 @@ def draw_npz(
     """
     share = share or Share.of_environment()
     plan(model, draw)
-    parts = out.with_name(out.name + ".parts")
-    mine = [number for number, _ in enumerate(_chunks(n)) if number % share.world == share.rank]
+    parts, size = out.with_name(out.name + ".parts"), _chunk_size(model)
+    mine = [number for number, _ in enumerate(_chunks(n, size)) if number % share.world == share.rank]
     if share.rank and not mine:
         return 0
-    _claim(parts, _record(model, draw, n, seed))
+    _claim(parts, _record(model, draw, n, seed, size, extension))
     _mark(parts, share).unlink(missing_ok=True)
+    try:
+        drawn = _draw_chunks(parts, model, draw, n, seed, batch, extension, share, watch)
+    except (DifflabError, MemoryError, RuntimeError):  # what was asked for cannot be drawn: nothing is to go on from
+        if share.world == 1 and not any(parts.glob("chunk-*.npy")):
+            shutil.rmtree(parts)
+        raise
+    if share.rank:
+        _mark(parts, share).touch()
+    else:
+        labels = labels_of(model, draw, seed, range(n))
+        save_samples(out, _gathered(parts, n, size), None if labels is None else labels.cpu().numpy())
+        _await_others(parts, min(share.world, sum(1 for _ in _chunks(n, size))))
+        shutil.rmtree(parts)
+    return drawn
+
+
+def _draw_chunks(
+    parts: Path, model: Model, draw: Draw, n: int, seed: int, batch: int, extension: Extension | None, share: Share,
+    watch: Callable[[int], None] | None,
+) -> int:  # fmt: skip
+    """Draw this process's chunks that are not there yet; returns how many samples those are."""
     drawn = 0
-    for number, rows in enumerate(_chunks(n)):
+    for number, rows in enumerate(_chunks(n, _chunk_size(model))):
         if number % share.world != share.rank:
             continue
         path = _chunk(parts, number)
         if not path.exists():
-            pictures = np.concatenate(list(sample_batches(model, draw, seed, rows, batch)))
+            pictures = np.concatenate(list(batches_of(model, draw, seed, rows, batch, extension)))
             with files.writing(path) as file:
                 np.save(file, pictures)
             drawn += len(rows)
         if watch:
             watch(rows.stop)
-    if share.rank:
-        _mark(parts, share).touch()
-    else:
-        labels = labels_of(model, draw, seed, range(n))
-        save_samples(out, _gathered(parts, n), None if labels is None else labels.cpu().numpy())
-        _await_others(parts, min(share.world, sum(1 for _ in _chunks(n))))
-        shutil.rmtree(parts)
     return drawn
 
 
-def _record(model: Model, draw: Draw, n: int, seed: int) -> dict[str, Any]:
+def _record(model: Model, draw: Draw, n: int, seed: int, chunk: int, extension: Extension | None) -> dict[str, Any]:
     """Everything that decides the pictures."""
     card = model.card
     return {
@@ -105,7 +122,8 @@ def _record(model: Model, draw: Draw, n: int, seed: int) -> dict[str, Any]:
         "draw": {**asdict(draw), "classes": list(draw.classes) if isinstance(draw.classes, tuple) else draw.classes},
         "seed": seed,
         "n": n,
-        "chunk": CHUNK,
+        "chunk": chunk,
+        "extension": None if extension is None else extension.record(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
     }
 
@@ -123,8 +141,13 @@ def _claim(parts: Path, record: dict[str, Any]) -> None:
         )
 
 
-def _chunks(n: int) -> Iterator[range]:
-    return (range(begin, min(begin + CHUNK, n)) for begin in range(0, n, CHUNK))
+def _chunk_size(model: Model) -> int:
+    """Samples written at a time: fewer clips, which take longer each."""
+    return max(1, CHUNK // (model.frames or 1))
+
+
+def _chunks(n: int, size: int) -> Iterator[range]:
+    return (range(begin, min(begin + size, n)) for begin in range(0, n, size))
 
 
 def _chunk(parts: Path, number: int) -> Path:
@@ -142,9 +165,9 @@ def _await_others(parts: Path, world: int) -> None:
         time.sleep(_WAIT)
 
 
-def _gathered(parts: Path, n: int) -> Iterator[np.ndarray]:
+def _gathered(parts: Path, n: int, size: int) -> Iterator[np.ndarray]:
     """The pictures of all chunks in order, waiting for those that other processes draw."""
-    for number, _ in enumerate(_chunks(n)):
+    for number, _ in enumerate(_chunks(n, size)):
         path = _chunk(parts, number)
         while not path.exists():
             time.sleep(_WAIT)

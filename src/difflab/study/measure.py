@@ -128,8 +128,7 @@ class Reference:
 
     def _film_clips(self, window: Window) -> Dataset:
         size = self.size if self.size is not None else side_of_films(self.source, self.split)
-        how: dict[str, Any] = {} if self.crop is None else {"crop": self.crop}
-        found = open_clips(self.source, window, size, split=self.split, **how)
+        found = open_clips(self.source, window, size, split=self.split, crop=self.crop)
         if found.broken and not self.skip_broken:
             raise DifflabError(f"{found.broken[0]}; repair or delete it, or pass over such films with --skip-broken.")
         found.tell_left_out()
@@ -140,12 +139,14 @@ class Reference:
         if found.frames != self.frames:
             holds = f"clips of {found.frames} frames" if found.frames else "pictures"
             raise DifflabError(
-                f"{self.source}: holds {holds}, but the other side has clips of {self.frames} frames; make them alike."
+                f"{self.source}: holds {holds}, but clips of {self.frames} frames are needed; make both sides alike."
             )
-        side = found[0].x.shape[1]
+        side, width = found[0].x.shape[1:3]
+        if width != side:
+            raise DifflabError(f"{self.source}: holds clips of {width}x{side} pixels, but squares are needed.")
         if self.size is not None and side != self.size:
             raise DifflabError(
-                f"{self.source}: holds clips of {side} pixels, but the other side has {self.size}; make them alike."
+                f"{self.source}: holds clips of {side} pixels, but {self.size} are needed; make both sides alike."
             )
         return found
 

@@ -50,8 +50,7 @@ def training_data(study: str, card: Card, frames: int | None) -> Dataset:
     window, crop = trained_cut(card, frames)
     if window is None:
         return open_data(data["source"], size=card.side, split=data.get("split"), crop=crop)
-    how = {"crop": crop} if crop else {}
-    return open_clips(data["source"], window, card.side, split=data.get("split"), **how)
+    return open_clips(data["source"], window, card.side, split=data.get("split"), crop=crop)
 
 
 def trained_cut(card: Card, frames: int | None) -> tuple[Window | None, Crop | None]:

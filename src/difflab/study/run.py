@@ -104,6 +104,8 @@ def run_benches(
     """Run the studies of benches that were checked, each with a folder for its record; see `run_study`."""
     tell, worker = watch or (lambda progress: None), engine(engine_name)
     for bench, folder in zip(benches, folders, strict=True):
+        if folder.resolve() == Path(bench.study.reference).expanduser().resolve():
+            raise DifflabError(f"{folder}: this is the study's reference; choose another folder for the results.")
         if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
     floors = [_all_floors(bench) for bench in benches]  # a broken reference should be known before anything is drawn

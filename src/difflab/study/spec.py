@@ -7,10 +7,10 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
 
 from difflab.core.names import Course, SamplerName, Spacing
 from difflab.errors import DifflabError, suggest
@@ -152,9 +152,11 @@ class Study(BaseModel):
                 raise ValueError(f"axis {name!r} is not a setting.{suggest(name, Settings.model_fields)}")
             if not values:
                 raise ValueError(f"axis {name!r} has no values")
+        found = {name: [_as_setting(name, value) for value in values] for name, values in axes.items()}
+        for name, values in found.items():
             if len(set(values)) != len(values):
                 raise ValueError(f"axis {name!r} has a value twice")
-        return axes
+        return found
 
     @model_validator(mode="after")
     def _what_it_needs_is_told(self) -> Study:
@@ -181,6 +183,19 @@ class Study(BaseModel):
     def varied(self, settings: Settings) -> dict[str, Scalar]:
         """The values of the axes in one cell."""
         return {name: getattr(settings, name) for name in self.axes}
+
+
+def _as_setting(name: str, value: Scalar) -> Scalar:
+    """A value of an axis as cells have it: YAML reads 1e-1 as text. Raises ValueError for one that cannot be."""
+    field = Settings.model_fields[name]
+    if isinstance(value, bool) and field.annotation is not bool and bool not in get_args(field.annotation):
+        raise ValueError(f"axis {name!r} has the value {value}, which is no number")
+    try:
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise ValueError(f"axis {name!r} has the value {value!r}: {said[0].lower()}{said[1:]}") from error
 
 
 def key_of(decides: Mapping[str, Any]) -> str:

@@ -36,6 +36,8 @@ def store_latents(
     The same call goes on after a kill. Raises DifflabError for pictures that the autoencoder cannot take, and where
     latents of other pictures or another autoencoder lie already.
     """
+    if out.resolve() == Path(source).expanduser().resolve():
+        raise DifflabError(f"{out}: these are the pictures themselves; write their latents to another folder.")
     dataset, autoencoder = open_data(source, split=split, size=size, crop=crop), open_autoencoder(vae, device)
     side = dataset[0].x.shape[0]
     if dataset[0].x.shape[1] != side or side % autoencoder.factor:

@@ -7,6 +7,7 @@ one that was never interrupted.
 from __future__ import annotations
 
 import json
+import operator
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -104,9 +105,11 @@ class Trainer:
             yield self.objective.loss(self.network, part)
 
     def save(self) -> None:
-        """Write the whole state to `checkpoint.pt`, whole or not at all."""
+        """Write the whole state to `checkpoint.pt`, whole or not at all. Raises DifflabError where training diverged;
+        the state that was saved before stays."""
         if not self.accelerator.is_main_process:
             return
+        self.check_finite()
         state: dict[str, Any] = {
             "recipe": self.recipe.model_dump_json(),
             "step": self.step,
@@ -118,6 +121,14 @@ class Trainer:
         with files.writing(self.folder / CHECKPOINT) as file:
             torch.save(state, file)
 
+    def check_finite(self) -> None:
+        """Raise DifflabError where training diverged."""
+        if not all(value.isfinite().all() for value in self.bare.state_dict().values()):
+            raise DifflabError(
+                f"{self.recipe.name}: the training diverged by step {self.step}, its weights are NaN or infinite; "
+                "begin again with a lower optim.lr."
+            )
+
     def resume(self) -> None:
         """Continue from `checkpoint.pt`. Raises DifflabError when it is missing, damaged or of another recipe."""
         path = self.folder / CHECKPOINT
@@ -127,11 +138,17 @@ class Trainer:
                 f"{path}: this training began with another {field}; resume with the recipe it began with, or choose "
                 "another --out."
             )
-        self.bare.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
-        self.step, self.seconds_before, self.seconds = state["step"], state["seconds"], state["seconds"]
+        try:
+            self.bare.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.ema is not None:
+                self.ema.load_state_dict(state["ema"])
+            self.step, self.seconds_before = operator.index(state["step"]), float(state["seconds"])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DifflabError(
+                f"{path}: its weights or counters are not those of its recipe; choose another --out and begin again."
+            ) from error
+        self.seconds = self.seconds_before
 
     def averaged_state(self) -> dict[str, Tensor]:
         """The weights to use: the running average where there is one, on the CPU."""

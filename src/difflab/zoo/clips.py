@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +17,17 @@ from difflab.core.sampler import final, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, clamps, corrector_of, denoiser_of, labels_of, plan, sample_raw, seeded_noise
+from difflab.zoo.sampling import (
+    Draw,
+    clamps,
+    corrector_of,
+    denoiser_of,
+    labels_of,
+    plan,
+    sample_batches,
+    sample_raw,
+    seeded_noise,
+)
 
 
 def interpolate(
@@ -117,21 +129,44 @@ def blocks_of(model: Model, length: int, overlap: int) -> int:
     return 1 + max(0, -(-(length - frames) // (frames - overlap)))
 
 
-def extended_batches(
-    model: Model, draw: Draw, seed: int, indices: range, batch: int, length: int | None, overlap: int, weight: float,
-    known: Tensor | None = None,
-) -> Iterator[np.ndarray]:  # fmt: skip
-    """Clips with the given indices, extended to `length` frames if that is told, at most `batch` at a time: uint8
-    (b, F, H, W, C).
+@dataclass(frozen=True)
+class Extension:
+    """How clips go on.
 
-    known: (1, C, n, H, W) frames that all of them begin with, None for ones drawn; overlap, weight: see `extend`.
+    length: frames they are extended to, None is not; overlap: frames that a block begins with; weight: see
+    `core.reconstruction`; known: (1, C, n, H, W) frames that all of them begin with, None for ones drawn.
     """
+
+    length: int | None
+    overlap: int
+    weight: float = 1.0
+    known: Tensor | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What decides the clips."""
+        known = None if self.known is None else hashlib.sha256(self.known.cpu().numpy().tobytes()).hexdigest()
+        return {"length": self.length, "overlap": self.overlap, "weight": self.weight, "known": known}
+
+
+def batches_of(
+    model: Model, draw: Draw, seed: int, indices: range, batch: int, how: Extension | None
+) -> Iterator[np.ndarray]:
+    """Samples with the given indices, at most `batch` at a time, as `sampling.sample_batches` has them; clips may be
+    completed or go on: uint8 (b, F, H, W, C).
+
+    Raises DifflabError, before anything is drawn, for an overlap that is not shorter than a clip.
+    """
+    if how is None:
+        yield from sample_batches(model, draw, seed, indices, batch)
+        return
+    if how.length is not None:
+        blocks_of(model, how.length, how.overlap)
     for begin in range(0, len(indices), batch):
         rows = indices[begin : begin + batch]
-        if known is None:
+        if how.known is None:
             x = sample_raw(model, draw, seed, rows)
         else:
-            x = complete(model, draw, known.expand(len(rows), -1, -1, -1, -1), rows, seed=seed, weight=weight)
-        if length is not None:
-            x = extend(model, draw, x, length, overlap, rows, seed=seed, weight=weight)
+            x = complete(model, draw, how.known.expand(len(rows), -1, -1, -1, -1), rows, seed=seed, weight=how.weight)
+        if how.length is not None:
+            x = extend(model, draw, x, how.length, how.overlap, rows, seed=seed, weight=how.weight)
         yield model.codec.decode(x)
