@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
-from difflab.train.loop import CHECKPOINT, Progress, Trainer, optimise, read_training_state
+from difflab.train import loop
+from difflab.train.loop import CHECKPOINT, Progress, Trainer, one_ahead, optimise, read_training_state
 
 DATA = Shapes(size=16)
 
@@ -217,3 +220,42 @@ def test_a_state_of_other_values_is_refused(recipe, tmp_path, field, value):
     torch.save({**torch.load(path, weights_only=True), field: value}, path)
     with pytest.raises(DifflabError, match="its weights or counters are not those of its recipe"):
         Trainer(recipe(), DATA, tmp_path).resume()
+
+
+class Elsewhere(Accelerator):
+    """An accelerator whose device is none of the processor's: tensors there have no numbers, but may not be mixed."""
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("meta")
+
+
+def test_everything_a_step_needs_lies_on_the_device_of_the_network(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "Accelerator", Elsewhere)
+    trainer = Trainer(recipe(optim={"name": "sgd", "grad_clip": 1.0}), DATA, tmp_path)
+    assert len(advance(trainer, 2)) == 2
+    assert all(value.is_meta for value in [*trainer.bare.parameters(), *trainer.ema.state_dict().values()])
+
+
+def test_the_next_is_made_while_the_caller_works_on_one():
+    made = [Event() for _ in range(4)]
+
+    def make(item: int) -> int:
+        made[item].set()
+        return 10 * item
+
+    for item, answer in enumerate(one_ahead(make, range(4))):
+        assert answer == 10 * item
+        assert all(event.wait(5) for event in made[: item + 2])
+
+
+def test_what_fails_ahead_is_told_where_it_is_asked_for():
+    def make(item: int) -> int:
+        if item == 1:
+            raise DifflabError("cannot be decoded")
+        return item
+
+    answers = one_ahead(make, range(3))
+    assert next(answers) == 0
+    with pytest.raises(DifflabError, match="cannot be decoded"):
+        next(answers)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -173,3 +174,12 @@ def test_a_training_that_diverged_gives_no_model(recipe, tmp_path):
     with pytest.raises(DifflabError, match=r"diverged.*lower optim\.lr"):
         train(broken, tmp_path / "run")
     assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_an_average_that_keeps_initial_weights_is_told_of(recipe, tmp_path):
+    """0.9 ** 6 = 53 %, and 0.464 ** 6 = 1 %."""
+    with pytest.warns(UserWarning, match=r"leaves 53% of the initial weights.*an ema_rate of 0\.4641 at most"):
+        train(recipe(ema_rate=0.9), tmp_path / "much")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(recipe(ema_rate=0.4641), tmp_path / "little")

@@ -20,6 +20,10 @@ class EMA:
         shadow = list(self.shadow.values())
         torch._foreach_lerp_(shadow, [live[name].detach() for name in self.shadow], 1.0 - self.rate)
 
+    def initial_share(self, steps: int) -> float:
+        """Share of the copy that it started from, in the average after so many steps."""
+        return self.rate**steps
+
     def state_dict(self) -> dict[str, Tensor]:
         """The shadow, by parameter name, without prefixes."""
         return self.shadow

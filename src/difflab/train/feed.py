@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -47,7 +48,7 @@ class Feed:
         flip: mirror each picture with probability one half.
         images: how many single frames of other clips follow each clip's own frames.
         rank, world: this device's number and how many there are.
-        workers: threads that decode.
+        workers: threads that decode; None is one for each processor, 16 at most.
     """
 
     def __init__(
@@ -60,12 +61,12 @@ class Feed:
         images: int = 0,
         rank: int = 0,
         world: int = 1,
-        workers: int = 2,
+        workers: int | None = None,
     ) -> None:
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
         self.images = images
         self.rank, self.world = rank, world
-        self._threads = ThreadPoolExecutor(workers)
+        self._threads = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
         self._ahead: tuple[int, Future[Batch]] | None = None
         self._one_at_a_time = ThreadPoolExecutor(1)
         drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames

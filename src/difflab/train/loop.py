@@ -10,7 +10,8 @@ import json
 import operator
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,9 +69,9 @@ class Trainer:
         self.objective: Objective = make_objective(recipe)
         network = self.objective.build()
         self.bare = network
+        self.network = self.accelerator.prepare(network)  # moves it to the device; what follows is made of it there
         self.ema = EMA(network, recipe.ema_rate) if isinstance(recipe, DiffusionRecipe) else None
-        self.network = self.accelerator.prepare(network)
-        self.optimizer = self.accelerator.prepare(make_optimizer(network, recipe.optim))  # of weights in their place
+        self.optimizer = self.accelerator.prepare(make_optimizer(network, recipe.optim))
         self.feed = Feed(
             dataset, recipe.batch // world, recipe.seed,
             flip=recipe.data.flip, images=recipe.data.images, rank=self.accelerator.process_index, world=world,
@@ -82,14 +83,10 @@ class Trainer:
         """Train up to `recipe.steps`, yielding after every step."""
         began, r = time.perf_counter(), self.recipe
         self.network.train()
-        while self.step < r.steps:
+        for drawn in self._drawings():
             lr = r.optim.lr_at(self.step, r.steps)
             set_rate(self.optimizer, lr)
-            seed = step_seed(r.seed, self.step, self.accelerator.process_index)
-            torch.manual_seed(seed)  # for dropout
-            batch = self.feed.at(self.step)
-            generator = torch.Generator().manual_seed(seed)
-            drawn = self.objective.draw(batch, generator, self.accelerator.device)
+            torch.manual_seed(self._seed(self.step))  # for dropout
             loss, norm = optimise(
                 self.network, self._losses(drawn), self.optimizer, r.optim.grad_clip, self.accelerator, r.accumulate
             )
@@ -98,6 +95,20 @@ class Trainer:
             self.step += 1
             self.seconds = self.seconds_before + time.perf_counter() - began
             yield Progress(self.step, loss, norm, lr, self.seconds)
+
+    def _seed(self, step: int) -> int:
+        return step_seed(self.recipe.seed, step, self.accelerator.process_index)
+
+    def _drawings(self) -> Iterator[Drawn]:
+        """What each step that is left needs. Beside an accelerator the processor draws the next while this one trains;
+        where drawing asks a network, too, the two would share its settings, and where there is no accelerator, time."""
+        steps, device = range(self.step, self.recipe.steps), self.accelerator.device
+
+        def draw(step: int) -> Drawn:
+            return self.objective.draw(self.feed.at(step), torch.Generator().manual_seed(self._seed(step)), device)
+
+        beside = device.type != "cpu" and not self.objective.asks_a_network
+        yield from one_ahead(draw, steps) if beside else map(draw, steps)
 
     def _losses(self, drawn: Drawn) -> Iterator[Tensor]:
         """The loss of each part of a batch, computed when it is asked for."""
@@ -156,6 +167,18 @@ class Trainer:
         if self.ema is not None:
             state |= {name: value.cpu().clone() for name, value in self.ema.state_dict().items()}
         return state
+
+
+def one_ahead(function: Callable[[int], Drawn], items: Iterable[int]) -> Iterator[Drawn]:
+    """As `map`, but the next answer is made in a thread while the caller works on one."""
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Drawn] | None = None
+        for item in items:
+            made, coming = coming, thread.submit(function, item)
+            if made is not None:
+                yield made.result()
+        if coming is not None:
+            yield coming.result()
 
 
 def read_training_state(path: Path) -> dict[str, Any]:

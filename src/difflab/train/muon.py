@@ -4,7 +4,7 @@ it emulate: there a step of a small network took three times as long as the forw
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,28 +35,41 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("Muon takes its gradients from one backward pass, not from a closure")
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._move(p, p.grad, group["lr"], group["weight_decay"])
+            moved = [p for p in group["params"] if p.grad is not None]
+            if moved:
+                self._move(moved, [p.grad for p in moved], group["lr"], group["weight_decay"])
 
-    def _move(self, p: Tensor, gradient: Tensor, lr: float, weight_decay: float) -> None:
-        momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-        momentum.lerp_(gradient, 1 - _MOMENTUM)
-        ahead = gradient.lerp(momentum, _MOMENTUM)
-        p.mul_(1 - lr * weight_decay)
-        p.add_(orthogonalised(ahead), alpha=-lr * math.sqrt(max(1.0, p.shape[0] / p.shape[1])))
+    def _move(self, matrices: list[Tensor], gradients: list[Tensor], lr: float, weight_decay: float) -> None:
+        """All at once, and the iteration on stacks of one shape: a GPU would wait for the next small product."""
+        momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in matrices]
+        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
+        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        for (high, wide), places in _by_shape(matrices).items():
+            moves = orthogonalised(torch.stack([ahead[i] for i in places])).unbind()
+            rate = lr * math.sqrt(max(1.0, high / wide))
+            torch._foreach_add_([matrices[i] for i in places], moves, alpha=-rate)
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """A matrix (m, n) with the singular vectors of another and singular values near 1, by five Newton-Schulz steps.
+def _by_shape(matrices: Sequence[Tensor]) -> dict[tuple[int, int], list[int]]:
+    """Where the matrices of each shape are."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        places.setdefault((matrix.shape[0], matrix.shape[1]), []).append(i)
+    return places
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Matrices (n, a, b) with the singular vectors of others and singular values near 1, by five Newton-Schulz steps.
 
     bfloat16 is enough, and fast on a GPU; on a CPU it is done in float32.
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix.float()
-    x = x.T if matrix.shape[0] > matrix.shape[1] else x
-    x = x / x.norm().clamp(min=1e-7)
+    high = matrices.shape[1] > matrices.shape[2]
+    x = matrices.bfloat16() if matrices.is_cuda else matrices.float()
+    x = x.mT if high else x
+    x = x / torch.linalg.matrix_norm(x, keepdim=True).clamp(min=1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if high else x).to(matrices.dtype)

@@ -40,7 +40,10 @@ class Objective(Protocol):
     """Builds its network, draws what a step needs, and gives the loss of any part of that.
 
     Drawing comes first and for the whole batch, so that the numbers do not depend on the parts it is taken in.
+    `asks_a_network` tells whether it computes on the device.
     """
+
+    asks_a_network: bool
 
     def build(self) -> nn.Module: ...
 
@@ -58,6 +61,7 @@ class DiffusionObjective:
         self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
         self.denoiser = _exact(recipe) if recipe.target == "exact" else None
         self.autoencoder: Autoencoder | None = None
+        self.asks_a_network = recipe.autoencoder is not None
 
     def build(self) -> nn.Module:
         """The network with its initial weights, or those of the model that it starts from."""
@@ -144,6 +148,8 @@ class DiffusionObjective:
 class FeaturesObjective:
     """Cross entropy over the heads of a feature network, on pictures with some noise mixed in."""
 
+    asks_a_network = False
+
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self.recipe = recipe
 
@@ -180,6 +186,8 @@ class FeaturesObjective:
 
 class AutoencoderObjective:
     """Squared error of the reconstruction and the KL divergence; see `AutoencoderRecipe`."""
+
+    asks_a_network = False
 
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe

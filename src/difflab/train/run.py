@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
@@ -36,6 +38,7 @@ from difflab.zoo.model import build_model
 from difflab.zoo.sampling import sample
 
 GRID = 64  # samples in a grid
+_INITIAL_SHARE = 0.01  # of the initial weights in the average, that goes unnoticed
 
 
 def train(
@@ -65,6 +68,8 @@ def train(
     if isinstance(trainer.objective, DiffusionObjective):  # before anything is written
         trainer.objective.opened_autoencoder(trainer.accelerator.device)
     main = trainer.accelerator.is_main_process
+    if main:
+        _warn_of_initial_weights(recipe, trainer)
     log = _Log(out) if main else None
     with closing(log) if log else nullcontext(), _interrupts_between_steps() as interrupted:
         for progress in trainer.run():
@@ -98,6 +103,21 @@ def _check(recipe: AnyRecipe, dataset: Dataset | Latents) -> None:
         raise DifflabError(f"{recipe.name}: the data are latents, which only a diffusion model is trained on.")
     elif isinstance(recipe, FeaturesRecipe):
         check_heads(recipe, dataset)
+
+
+def _warn_of_initial_weights(recipe: AnyRecipe, trainer: Trainer) -> None:
+    """The average starts as a copy of the initial weights; of a model that it starts from, it may well keep some."""
+    if trainer.ema is None or not isinstance(recipe, DiffusionRecipe) or recipe.start is not None:
+        return
+    share = trainer.ema.initial_share(recipe.steps)
+    if share > _INITIAL_SHARE:
+        due = math.floor(1e4 * _INITIAL_SHARE ** (1 / recipe.steps)) / 1e4
+        warnings.warn(
+            f"ema_rate {recipe.ema_rate:g} over {recipe.steps:,} steps leaves {share:.0%} of the initial weights in "
+            f"the average that is saved; take an ema_rate of {due:g} at most, or more steps.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @contextmanager
