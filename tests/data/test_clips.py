@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import av
@@ -134,6 +135,20 @@ def test_short_films_are_dropped_and_told(folder):
     assert len(open_clips(folder, Window(16, short="repeat"), 16)) == 4
     with pytest.raises(DifflabError, match=r"none of 4 films has a clip of 99 frames \(the longest has 40 frames\)"):
         open_clips(folder, Window(99), 16)
+
+
+def test_what_is_lost_or_repeated_is_told(folder):
+    """The films have 25 frames a second or fewer: brought to 50, each frame comes twice."""
+    film(folder / "a" / "short.avi", frames=5)
+    with pytest.warns(UserWarning, match=r"0 broken films and 1 shorter than 16 frames are left out"):
+        open_clips(folder, Window(16), 16).warn()
+    with pytest.warns(
+        UserWarning, match=r"4 of 4 films have fewer than 50 frames a second; frames of"
+    ):
+        open_clips(folder, Window(8, fps=50.0), 16).warn()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        open_clips(folder, Window(2, fps=12.5), 16).warn()
 
 
 def test_broken_films_are_known_once_and_told(folder, monkeypatch):

@@ -124,8 +124,21 @@ class Clips:
         """How many sound films are left out because they are too short."""
         return len(self.films) - len(self.broken) - len(self.kept)
 
-    def tell_left_out(self) -> None:
-        """Warn of films that are left out, if any are."""
+    @property
+    def slower(self) -> int:
+        """How many of the films have fewer frames a second than they are brought to, so that clips repeat some."""
+        fps = self.window.fps
+        return sum(0 < self.films[i].rate < fps for i in self.kept) if fps else 0
+
+    def warn(self) -> None:
+        """Warn of films that are left out, and of films whose frames are repeated, if there are such."""
+        if self.slower:
+            warnings.warn(
+                f"{self.listed.root}: {self.slower} of {len(self)} films have fewer than {self.window.fps:g} frames a "
+                "second; frames of theirs are repeated.",
+                UserWarning,
+                stacklevel=3,
+            )
         if self.broken or self.short:
             warnings.warn(
                 f"{self.listed.root}: {len(self.broken)} broken films and {self.short} shorter than "

@@ -131,7 +131,7 @@ class Reference:
         found = open_clips(self.source, window, size, split=self.split, crop=self.crop)
         if found.broken and not self.skip_broken:
             raise DifflabError(f"{found.broken[0]}; repair or delete it, or pass over such films with --skip-broken.")
-        found.tell_left_out()
+        found.warn()
         return found
 
     def _npz_clips(self) -> Dataset:

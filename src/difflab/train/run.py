@@ -154,7 +154,7 @@ def _open(data: DataConfig) -> Dataset | Latents:
     if data.frames is not None:
         window = Window(data.frames, data.stride, data.fps, short=data.short)
         found = open_clips(data.source, window, data.size, split=data.split, crop=data.crop)
-        found.tell_left_out()
+        found.warn()
         return found
     return open_data(data.source, size=data.size, split=data.split, crop=data.crop)
 
