@@ -30,7 +30,13 @@ def _beside(name: str) -> ModuleType:
 
 
 fill = _beside("recipe").fill
-KINDS = [_beside("kinds_metrics"), _beside("kinds_ddim"), _beside("kinds_dit"), _beside("kinds_vdm")]
+KINDS = [
+    _beside("kinds_metrics"),
+    _beside("kinds_ddim"),
+    _beside("kinds_adm"),
+    _beside("kinds_dit"),
+    _beside("kinds_vdm"),
+]
 
 
 def test_golden(case_folder: Path) -> None:
@@ -48,7 +54,6 @@ def _later(case: dict[str, Any], folder: Path) -> str | None:
     """The family or metric of a case that a later version brings, or None."""
     arrays = {name for path in folder.glob("*.npz") for name in np.load(path).files}
     marks = {
-        "guided-diffusion U-Net": "flags" in case or {"linear_T1000_10_logvar_min", "cosine_T4000_betas"} & arrays,
         "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
     }  # fmt: skip
     return next((family for family, found in marks.items() if found), None)

@@ -3,7 +3,7 @@
 Of the DDIM code there are two forms: the trainer's file, a list [model, optimizer, epoch, step, EMA] of which the last
 exists only if averaging was on; and a plain state dict, as the weights converted from TensorFlow come in. Our network
 has the official names, so nothing is renamed but the prefix `module.` of a DataParallel model. Those of DiT are read in
-`dit_files`, those of video-diffusion-pytorch in `vdm_files`.
+`dit_files`, those of video-diffusion-pytorch in `vdm_files`, those of guided-diffusion in `adm_files`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 from torch import Tensor
 
 from difflab.errors import DifflabError
+from difflab.zoo.adm_files import MARK as ADM_MARK
+from difflab.zoo.adm_files import read_adm
 from difflab.zoo.autoencoder import codec_of
 from difflab.zoo.contents import Contents, State, copied
 from difflab.zoo.dit_files import MARK, is_container, read_dit
@@ -27,7 +29,6 @@ from difflab.zoo.vdm_files import is_container as is_vdm
 from difflab.zoo.vdm_files import read_vdm
 
 _FOREIGN = {
-    "input_blocks.0.0.weight": "a guided-diffusion (ADM) U-Net",
     "model.diffusion_model.input_blocks.0.0.weight": "a latent-diffusion model",
     "init_conv.weight": "a lucidrains U-Net for images",
 }
@@ -55,10 +56,13 @@ def read_official(value: Any, path: Path, told: Mapping[str, Any] | None = None,
         state = _unprefixed(value)
         if MARK in state:
             return read_dit(state, path, told or {}, averaged)
+        if ADM_MARK in state:
+            return read_adm(state, path, told or {})
         _check_family(state, path)
         return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
     raise DifflabError(
-        f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net, of DiT, or of the 3D U-Net."
+        f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net, of guided-diffusion's, of DiT, or of "
+        "the 3D U-Net."
     )
 
 
@@ -119,7 +123,8 @@ def _check_family(state: State, path: Path) -> None:
         return
     if what := _foreign(state):
         raise DifflabError(
-            f"{path}: these are the weights of {what}, a family that is not supported yet; give a DDIM U-Net or a DiT."
+            f"{path}: these are the weights of {what}, a family that is not supported yet; see `difflab models` "
+            "for those that are."
         )
     if any(name.startswith("down_blocks.") for name in state):
         raise DifflabError(

@@ -228,6 +228,81 @@ class UNet3DConfig(NetworkConfig):
         return self.class_dropout_prob if self.cond_dim else 0.0
 
 
+class ADMConfig(NetworkConfig):
+    """Arguments of `nets.adm.ADM`, by the names of guided-diffusion's flags; the defaults are its scripts'."""
+
+    image_size: Positive = 64
+    num_channels: Annotated[int, Gt(0), MultipleOf(32)] = 128
+    num_res_blocks: Positive = 2
+    channel_mult: Annotated[tuple[Annotated[float, Gt(0.0)], ...], MinLen(1)] = (1, 2, 3, 4)
+    attention_resolutions: tuple[Positive, ...] = (16, 8)
+    num_heads: Positive = 4
+    num_head_channels: int = -1
+    num_classes: Positive | None = None
+    learn_sigma: bool = False
+    resblock_updown: bool = False
+    use_scale_shift_norm: bool = True
+    use_new_attention_order: bool = False
+    dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
+    in_channels: Positive = 3
+
+    @model_validator(mode="after")
+    def _fits(self) -> ADMConfig:
+        smallest = 2 ** (len(self.channel_mult) - 1)
+        widths = [int(m * self.num_channels) for m in self.channel_mult]
+        if self.image_size % smallest:
+            raise ValueError(f"image_size is {self.image_size}, but these levels need a multiple of {smallest}")
+        if odd := [width for width in widths if width % 32]:
+            raise ValueError(f"channel_mult makes a level of {odd[0]} channels, but group norm needs a multiple of 32")
+        if self.num_head_channels != -1 and self.num_head_channels < 1:
+            raise ValueError(
+                f"num_head_channels is {self.num_head_channels}, but must be positive, or -1 for num_heads"
+            )
+        split = self.num_heads if self.num_head_channels == -1 else self.num_head_channels
+        attended = [w for i, w in enumerate(widths) if self.image_size >> i in self.attention_resolutions]
+        if odd := [width for width in (*attended, widths[-1]) if width % split]:
+            raise ValueError(f"attention over {odd[0]} channels cannot be split by {split}; choose other heads")
+        return self
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return (self.in_channels, self.image_size, self.image_size)
+
+    @property
+    def classes(self) -> int | None:
+        return self.num_classes
+
+    @property
+    def learns_variance(self) -> bool:
+        return self.learn_sigma
+
+
+# What the five ImageNet models of guided-diffusion have in common, and apart.
+_ADM = {
+    "attention_resolutions": (32, 16, 8), "learn_sigma": True, "resblock_updown": True, "use_scale_shift_norm": True,
+    "num_channels": 256, "num_res_blocks": 2, "num_head_channels": 64, "num_classes": 1000,
+}  # fmt: skip
+_ADM_64 = {
+    "num_channels": 192, "num_res_blocks": 3, "channel_mult": (1, 2, 3, 4), "use_new_attention_order": True,
+    "dropout": 0.1,
+}  # fmt: skip
+_ADM_SIZES: dict[str, dict[str, Any]] = {
+    "ADM-64": {**_ADM, "image_size": 64, **_ADM_64},
+    "ADM-128": {**_ADM, "image_size": 128, "channel_mult": (1, 1, 2, 3, 4), "num_heads": 4, "num_head_channels": -1},
+    "ADM-256": {**_ADM, "image_size": 256, "channel_mult": (1, 1, 2, 2, 4, 4)},
+    "ADM-256-uncond": {**_ADM, "image_size": 256, "channel_mult": (1, 1, 2, 2, 4, 4), "num_classes": None},
+    "ADM-512": {**_ADM, "image_size": 512, "channel_mult": (0.5, 1, 1, 2, 2, 4, 4)},
+}
+ADM_NAMES = tuple(_ADM_SIZES)
+
+
+def adm_size(name: str) -> dict[str, Any]:
+    """Fields of `ADMConfig` for a released ImageNet model such as `ADM-256`. Raises DifflabError for another name."""
+    if name not in _ADM_SIZES:
+        raise DifflabError(f"{name}: not a published size of ADM.{suggest(name, ADM_NAMES)}")
+    return dict(_ADM_SIZES[name])
+
+
 class ScheduleConfig(BaseModel):
     """A named noise schedule; see `core.schedule.betas`."""
 
@@ -257,8 +332,8 @@ class Family:
 
     config: the pydantic class of its network's arguments; build: config -> network; spacing, sampler, steps,
     rounding: what its official sampling script does; clamps: whether x0 of pixels is clamped whatever the sampler, as
-    video-diffusion-pytorch does: its schedule ends in so little signal that DDIM's first step would magnify errors
-    thousandfold.
+    video-diffusion-pytorch and guided-diffusion do: the former's schedule ends in so little signal that DDIM's first
+    step would magnify errors thousandfold.
     """
 
     name: str
@@ -289,11 +364,18 @@ def _unet3d(config: UNet3DConfig) -> nn.Module:
     return UNet3D(**config.model_dump(exclude={"num_frames", "class_dropout_prob"}))
 
 
-FamilyName = Literal["unet2d", "dit", "unet3d"]
+def _adm(config: ADMConfig) -> nn.Module:
+    from difflab.nets.adm import ADM
+
+    return ADM(**config.model_dump())
+
+
+FamilyName = Literal["unet2d", "dit", "unet3d", "adm"]
 FAMILIES: dict[FamilyName, Family] = {
     "unet2d": Family("unet2d", UNet2DConfig, _unet2d, "uniform", "ddim", 50, "nearest"),
     "dit": Family("dit", DiTConfig, _dit, "respaced", "ddpm", 250, "shifted"),
     "unet3d": Family("unet3d", UNet3DConfig, _unet3d, "trailing", "ddpm", 1000, "floor", clamps=True),
+    "adm": Family("adm", ADMConfig, _adm, "respaced", "ddpm", 250, "floor", clamps=True),
 }
 
 

@@ -22,7 +22,7 @@ from difflab.zoo.diffusers_dit import read_diffusers_dit
 from difflab.zoo.diffusers_folder import home_of, json_file
 from difflab.zoo.diffusers_unet import CLASS as UNET
 from difflab.zoo.diffusers_unet import read_diffusers_unet
-from difflab.zoo.families import FAMILIES, FamilyName, NetworkConfig, ScheduleConfig, dit_size
+from difflab.zoo.families import FAMILIES, FamilyName, NetworkConfig, ScheduleConfig, adm_size, dit_size
 from difflab.zoo.fetch import verify
 from difflab.zoo.infer import network_fields, official_match
 from difflab.zoo.model import Model, build_model
@@ -54,7 +54,7 @@ def load(
             trainer file or state dict, of DDIM or DiT; a folder of diffusers' UNet2DModel or of its DiT. A zoo name
             goes before a file of that name; for the file write `./name`.
         family: a name in `FAMILIES`.
-        config: an official DDIM configuration by name, path or content; a size of DiT such as `DiT-B/4`; a
+        config: an official DDIM configuration by name, path or content; a size such as `DiT-B/4` or `ADM-256`; a
             configuration of the family's; or single fields of one, as a dict or as text, `num_heads=4,num_classes=10`.
         prediction: what the output is read as: eps, x0 or v.
         schedule: a schedule by name, or fields of `ScheduleConfig`; those not given stay as they are.
@@ -115,6 +115,8 @@ def _told(config: Config | None) -> _Told:
         return _Told(network=dict(config))
     if isinstance(config, str) and config.startswith("DiT-"):
         return _Told(network=dict(dit_size(config)))
+    if isinstance(config, str) and config.startswith("ADM-"):
+        return _Told(network=adm_size(config))
     if isinstance(config, str) and "=" in config:
         return _Told(network=_from_text(config))
     if isinstance(config, Mapping):

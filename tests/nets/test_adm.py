@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from difflab.nets.adm import ADM, AttentionPool, NoisyClassifier, ResidualBlock, attend
+from difflab.zoo.families import adm_size
+
+SMALL = {
+    "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_resolutions": (8,),
+    "num_head_channels": 16,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "tensors"),
+    [
+        ("ADM-64", 295_904_454, 541),
+        ("ADM-128", 421_529_606, 493),
+        ("ADM-256", 553_838_086, 567),
+        ("ADM-256-uncond", 552_814_086, 566),
+        ("ADM-512", 558_997_638, 645),
+    ],
+)
+def test_released_sizes_have_their_published_parameters(name, parameters, tensors):
+    with torch.device("meta"):
+        state = ADM(**adm_size(name)).state_dict()
+    assert (sum(value.numel() for value in state.values()), len(state)) == (parameters, tensors)
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+def test_attention_is_its_formula(new_order):
+    """softmax(q k / sqrt(d)) v for each head, channels of one head lying as the order says."""
+    qkv = torch.randn(2, 3 * 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = attend(qkv, 2, new_order)
+    for head in range(2):
+        if new_order:
+            q, k, v = (qkv[:, part * 6 + head * 3 : part * 6 + head * 3 + 3] for part in range(3))
+        else:
+            q, k, v = (qkv[:, head * 9 + part * 3 : head * 9 + part * 3 + 3] for part in range(3))
+        weights = torch.einsum("bcn,bcm->bnm", q, k).div(3**0.5).softmax(-1)
+        torch.testing.assert_close(found[:, 3 * head : 3 * head + 3], torch.einsum("bnm,bcm->bcn", weights, v))
+
+
+def test_an_untrained_block_passes_its_input_resampled():
+    """Its last convolution begins at zero."""
+    x, told = torch.randn(1, 32, 4, 4), torch.randn(1, 8)
+    assert torch.equal(ResidualBlock(32, 32, 8, 0.0, True)(x, told), x)
+    half = ResidualBlock(32, 32, 8, 0.0, True, "down")(x, told)
+    torch.testing.assert_close(half, x.unflatten(-1, (2, 2)).unflatten(-3, (2, 2)).mean((-1, -3)))
+    double = ResidualBlock(32, 32, 8, 0.0, False, "up")(x, told)
+    assert torch.equal(double[..., ::2, 1::2], x)
+
+
+def test_classes_are_asked_for_where_they_belong():
+    x, t = torch.zeros(1, 3, 16, 16), torch.zeros(1)
+    with pytest.raises(ValueError, match="classes are needed"):
+        ADM(**SMALL, num_classes=3)(x, t)
+    with pytest.raises(ValueError, match="told no classes"):
+        ADM(**SMALL)(x, t, torch.tensor([1]))
+
+
+def test_the_classifier_pools_with_attention():
+    """With projections to q and k at zero every place weighs the same, the mean beside them: so the answer is linear in
+    the mean of the pictures."""
+    pool = AttentionPool(2, 8, 4, 3)
+    with torch.no_grad():
+        pool.positional_embedding.zero_()
+        pool.qkv_proj.weight[:16] = 0
+        pool.qkv_proj.bias.zero_()
+    x = torch.randn(2, 8, 2, 2)
+    v = pool.qkv_proj.weight[16:, :, 0]
+    expected = x.mean((2, 3)) @ v.T @ pool.c_proj.weight[..., 0].T + pool.c_proj.bias
+    torch.testing.assert_close(pool(x), expected)
+    classifier = NoisyClassifier(**SMALL, num_classes=7)
+    assert classifier(torch.zeros(2, 3, 16, 16), torch.tensor([0, 5])).shape == (2, 7)
