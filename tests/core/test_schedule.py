@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from difflab.core.names import BetaName, Spacing
-from difflab.core.schedule import betas, make_schedule, path, timestep_grid
+from difflab.core.names import BetaName, SolverSpacing, Spacing
+from difflab.core.schedule import betas, grid_of, half_log_snr, make_schedule, path, solver_grid, timestep_grid
 from difflab.errors import DifflabError
 
 # beta_k for k = 0 .. n - 1 between b0 and b1, as written in ermongroup/ddim's documentation of its schedules.
@@ -91,7 +91,7 @@ def test_path_leads_from_noise_to_clean_data():
     assert points == [schedule.point(int(p.t)) for p in points]
 
 
-@pytest.mark.parametrize("spacing", get_args(Spacing))
+@pytest.mark.parametrize("spacing", sorted({*get_args(Spacing)} - {*get_args(SolverSpacing)}))
 @pytest.mark.parametrize("timesteps", [1, 2, 10, 97, 1000])
 def test_grids_have_exactly_as_many_different_timesteps_as_steps(spacing, timesteps):
     for steps in range(2 if spacing == "respaced" else 1, timesteps + 1):
@@ -200,3 +200,61 @@ def test_the_cut_off_cosine_has_its_log_snr_at_both_ends_and_the_middle():
     near = math.atan(math.exp(-10))
     angle = near + (np.arange(1, 1001) / 1000) * (math.atan(math.exp(10)) - near)
     np.testing.assert_allclose(logsnr, -2 * np.log(np.tan(angle)), rtol=1e-5, atol=1e-5)
+
+
+# --- grids of few-step solvers
+
+_PUBLISHED = {  # labels of 10 steps on 1000 linear betas, by DPM-Solver's code in float32
+    "time-uniform": [999, 899.1, 799.2, 699.3, 599.4, 499.5, 399.6, 299.7, 199.8, 99.9],
+    "logsnr": [999, 898.295, 784.819, 652.594, 492.121, 302.316, 138.047, 51.726, 16.805, 3.953],
+    "time-quadratic": [999, 814.702, 649.159, 502.372, 374.339, 265.061, 174.539, 102.772, 49.759, 15.502],
+}
+
+
+@pytest.mark.parametrize("spacing", _PUBLISHED)
+def test_solver_grids_are_those_of_dpm_solver(spacing):
+    np.testing.assert_allclose(solver_grid(make_schedule("linear"), 10, spacing)[::-1], _PUBLISHED[spacing], atol=0.01)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "cosine-9999", "cosine-logsnr"])
+@pytest.mark.parametrize("spacing", get_args(SolverSpacing))
+def test_solver_grids_have_as_many_timesteps_as_steps(schedule, spacing):
+    for steps in (1, 2, 10, 100):
+        grid = grid_of(make_schedule(schedule), steps, spacing)
+        assert len(grid) == steps
+        assert np.all(np.diff(grid) > 0)
+        assert grid[0] >= 0
+        assert grid[-1] <= 999
+
+
+def test_karras_is_even_in_the_seventh_root_of_the_noise_level():
+    schedule = make_schedule("linear")
+    points = [schedule.point(t) for t in solver_grid(schedule, 12, "karras")]
+    np.testing.assert_allclose(np.diff([(p.sigma / p.alpha) ** (1 / 7) for p in points], 2), 0, atol=1e-4)
+    assert (points[0].t, points[-1].t) == (0, 999)
+
+
+def test_solvers_do_not_begin_where_nothing_is_to_be_seen():
+    """The cosine schedule of 1000 keeps 996 timesteps, that of 4000 keeps 3984 (DPM-Solver's code)."""
+    for timesteps, kept in ((1000, 996), (4000, 3984)):
+        schedule = make_schedule("cosine", timesteps)
+        for spacing in ("logsnr", "karras"):
+            assert solver_grid(schedule, 10, spacing)[-1] == pytest.approx(kept - 1, abs=1e-6)
+
+
+def test_between_timesteps_log_alpha_is_linear():
+    schedule = make_schedule("linear")
+    for t in (0.25, 500.5, 998.75):
+        a, b = (math.log(schedule.point(math.floor(t) + i).alpha) for i in (0, 1))
+        assert math.log(schedule.point(t).alpha) == pytest.approx(a + (t - math.floor(t)) * (b - a), rel=1e-12)
+        assert schedule.timestep_at(half_log_snr(schedule.point(t))) == pytest.approx(t, abs=1e-9)
+    assert schedule.timestep_at(99.0) == 0
+    assert schedule.timestep_at(-99.0) == 999
+    assert half_log_snr(schedule.point(-1)) == math.inf
+
+
+def test_solver_grids_refuse_what_cannot_be():
+    with pytest.raises(DifflabError, match="steps is 1001, but must lie between 1 and"):
+        solver_grid(make_schedule("linear"), 1001, "logsnr")
+    with pytest.raises(DifflabError, match="logsnr' has no official grid"):
+        grid_of(make_schedule("linear"), 10, "logsnr", official_grid=True)

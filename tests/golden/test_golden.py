@@ -1,7 +1,7 @@
 """Numbers of the reference implementations, met within the tolerance that each case states.
 
 What to run is decided from what `case.json` and the arrays say, so a new case of a known kind needs no new code. A kind
-that nobody knows fails. Kinds of families that difflab does not have yet are skipped by name.
+that nobody knows fails.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
@@ -34,6 +32,7 @@ KINDS = [
     _beside("kinds_metrics"),
     _beside("kinds_ddim"),
     _beside("kinds_adm"),
+    _beside("kinds_solvers"),
     _beside("kinds_dit"),
     _beside("kinds_vdm"),
 ]
@@ -45,15 +44,4 @@ def test_golden(case_folder: Path) -> None:
         if (run := kinds.recognise(case, case_folder, fill)) is not None:
             run()
             return
-    if (family := _later(case, case_folder)) is not None:
-        pytest.skip(f"difflab has no {family} yet")
     pytest.fail(f"no runner knows this kind of case; case.json has {sorted(case)}")
-
-
-def _later(case: dict[str, Any], folder: Path) -> str | None:
-    """The family or metric of a case that a later version brings, or None."""
-    arrays = {name for path in folder.glob("*.npz") for name in np.load(path).files}
-    marks = {
-        "DPM-Solver": any(name.startswith(("pp_", "eps_")) for name in arrays),
-    }  # fmt: skip
-    return next((family for family, found in marks.items() if found), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-SamplerName = Literal["ddim", "ddpm", "ddpm-noisy"]  # see core.sampler
-Spacing = Literal["uniform", "quad", "trailing", "leading", "linspace", "respaced"]  # see core.schedule
+SamplerName = Literal["ddim", "ddpm", "ddpm-noisy", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc"]  # see core.sampler
+SolverSpacing = Literal["time-uniform", "time-quadratic", "logsnr", "karras"]  # see core.schedule
+Spacing = Literal["uniform", "quad", "trailing", "leading", "linspace", "respaced", SolverSpacing]
 Course = Literal["constant", "linear", "cosine"]  # see core.guidance
 BetaName = Literal["linear", "quad", "const", "jsd", "sigmoid", "cosine", "cosine-9999", "cosine-logsnr"]

@@ -1,7 +1,7 @@
 """Samplers: each is one `step`, and `trajectory` is the only loop.
 
 A sampler is a frozen dataclass that knows its own settings and nothing of networks, guidance or files. Adding one means
-writing its `step` and a row in `SAMPLERS`.
+writing its `step` and a row in `SAMPLERS`. Those for few steps are in `core.solvers`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,30 +20,13 @@ from difflab.core.names import SamplerName
 from difflab.core.noise import Noise
 from difflab.core.posterior import beta, posterior_coefficients, posterior_variance
 from difflab.core.schedule import Point
+from difflab.core.solvers import DPMSolver, DPMSolverSDE, Heun, UniPC
+from difflab.core.step import Sampler, Step
 from difflab.errors import DifflabError, suggest
 
 Variance = Literal["small", "large", "learned"]
 
 _CORRECTING = 1 << 33  # the corrector's draws, apart from those of the steps
-
-
-class Step(NamedTuple):
-    """The result of one step: the new state, what the model believed, and what a multistep sampler remembers."""
-
-    x: Tensor
-    estimate: Estimate
-    memory: Any = None
-
-
-class Sampler(Protocol):
-    """One step of a method; `order` is its order of convergence on the probability-flow ODE, 0 if it has none."""
-
-    order: ClassVar[int]
-
-    @property
-    def stochastic(self) -> bool: ...
-
-    def step(self, denoise: Denoise, x: Tensor, now: Point, nxt: Point, noise: Tensor | None, memory: Any) -> Step: ...
 
 
 @dataclass(frozen=True)
@@ -137,16 +120,22 @@ class Langevin:
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler by name: how to build it from (eta, the model's variance), and whether it clamps x0 of bounded data."""
+    """A sampler by name: how to build it from (eta, the model's variance), whether it clamps x0 of bounded data, and
+    how often a step asks the network, but for the last one, which asks once."""
 
     build: Callable[[float, Variance], Sampler]
     clips: bool
+    calls: int = 1
 
 
 SAMPLERS: dict[SamplerName, Method] = {
     "ddim": Method(lambda eta, variance: DDIM(eta), clips=False),
     "ddpm": Method(lambda eta, variance: Ancestral(variance), clips=True),
     "ddpm-noisy": Method(lambda eta, variance: Ancestral("large"), clips=True),  # ermongroup's: the paper's sigma-hat
+    "heun": Method(lambda eta, variance: Heun(), clips=False, calls=2),
+    "dpmpp-2m": Method(lambda eta, variance: DPMSolver(), clips=False),
+    "dpmpp-2m-sde": Method(lambda eta, variance: DPMSolverSDE(), clips=False),
+    "unipc": Method(lambda eta, variance: UniPC(), clips=False),
 }
 
 

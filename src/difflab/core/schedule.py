@@ -14,10 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from difflab.core.names import BetaName, Spacing
+from difflab.core.names import BetaName, SolverSpacing, Spacing
 from difflab.errors import DifflabError, suggest
 
 _MOST_LOGSNR = 20.0
+_LEAST_HALF_LOGSNR = -5.1  # below which solvers do not begin
+_RHO = 7.0  # of Karras et al. (2022)
 CLEAN = -1  # the timestep of clean data
 
 
@@ -30,6 +32,11 @@ class Point(NamedTuple):
     t: float
     alpha: float
     sigma: float
+
+
+def half_log_snr(at: Point) -> float:
+    """lambda = log(alpha / sigma), half the logarithm of the signal-to-noise ratio; infinite at clean data."""
+    return math.log(at.alpha / at.sigma) if at.sigma else math.inf
 
 
 class Places(NamedTuple):
@@ -55,10 +62,22 @@ class Schedule:
         """T, the number of training timesteps."""
         return len(self.alpha_bar)
 
-    def point(self, t: int) -> Point:
-        """The place of timestep `t`, -1 .. T - 1, in double precision."""
-        bar = 1.0 if t == CLEAN else float(self.alpha_bar[t])
+    def point(self, t: float) -> Point:
+        """The place of timestep `t`, -1 or 0 .. T - 1, in double precision. Between timesteps log alpha is linear in t,
+        as in DPM-Solver's code."""
+        if t == CLEAN:
+            return Point(float(t), 1.0, 0.0)
+        below = math.floor(t)
+        bar = float(self.alpha_bar[below])
+        if t > below:
+            bar = math.exp(float(np.interp(t - below, (0.0, 1.0), np.log(self.alpha_bar[below : below + 2]))))
         return Point(float(t), math.sqrt(bar), math.sqrt(1.0 - bar))
+
+    def timestep_at(self, half_log_snr: float) -> float:
+        """The timestep 0 .. T - 1, between two where need be, at which log(alpha / sigma) is this; the nearer end where
+        none is."""
+        log_bar = -np.logaddexp(0.0, -2.0 * half_log_snr)  # alpha^2 = 1 / (1 + e^(-2 lambda))
+        return float(np.interp(-log_bar, -np.log(self.alpha_bar), np.arange(self.timesteps)))
 
     def at(self, t: Tensor, ndim: int) -> Places:
         """The places of a batch of timesteps (B,) int64, for data of `ndim` dimensions."""
@@ -102,7 +121,7 @@ def make_schedule(name: BetaName, timesteps: int = 1000, beta_start: float = 1e-
 
 def path_of(schedule: Schedule, grid: np.ndarray) -> list[Point]:
     """The places a sampler visits on the increasing timesteps of `grid`, from noise to clean data."""
-    return [schedule.point(int(t)) for t in [*grid[::-1], CLEAN]]
+    return [schedule.point(float(t)) for t in [*grid[::-1], CLEAN]]
 
 
 def path(schedule: Schedule, steps: int, spacing: Spacing = "uniform", *, official_grid: bool = False) -> list[Point]:
@@ -110,8 +129,47 @@ def path(schedule: Schedule, steps: int, spacing: Spacing = "uniform", *, offici
 
     Raises DifflabError unless 1 <= steps <= T.
     """
-    grid = timestep_grid(schedule.timesteps, steps, spacing, official_grid=official_grid)
-    return path_of(schedule, grid)
+    return path_of(schedule, grid_of(schedule, steps, spacing, official_grid=official_grid))
+
+
+def grid_of(schedule: Schedule, steps: int, spacing: Spacing = "uniform", *, official_grid: bool = False) -> np.ndarray:
+    """The increasing timesteps (steps,) at which the network is asked: see `timestep_grid` and `solver_grid`.
+
+    Raises DifflabError unless 1 <= steps <= T, or for a spacing that has no official form.
+    """
+    if spacing in get_args(SolverSpacing) and not official_grid:
+        return solver_grid(schedule, steps, spacing)
+    return timestep_grid(schedule.timesteps, steps, spacing, official_grid=official_grid)
+
+
+def solver_grid(schedule: Schedule, steps: int, spacing: Spacing) -> np.ndarray:
+    """The increasing timesteps (steps,) float64, fractions among them, on which few-step solvers were published.
+
+    DPM-Solver's cut the way from the noisiest timestep to 0 into `steps` and ask at the beginning of each: evenly in t
+    (`time-uniform`), in its square root (`time-quadratic`), or in log(alpha / sigma) (`logsnr`). `karras` is evenly in
+    (sigma / alpha)^(1/7), its last call at 0 (Karras et al. 2022, eq. 5). `logsnr` and `karras` begin where log(alpha /
+    sigma) is -5.1 or more, as DPM-Solver does: cosine schedules go on far beyond, where there is nothing to see.
+
+    Raises DifflabError unless 1 <= steps <= T.
+    """
+    last = schedule.timesteps - 1
+    if not 1 <= steps <= schedule.timesteps:
+        raise DifflabError(
+            f"steps is {steps}, but must lie between 1 and the model's {schedule.timesteps} training timesteps."
+        )
+    if spacing == "time-uniform":
+        return np.linspace(last, 0, steps + 1)[-2::-1]
+    if spacing == "time-quadratic":  # of t = (label + 1) / T
+        ends = 1.0, math.sqrt(1.0 / schedule.timesteps)
+        return schedule.timesteps * np.linspace(*ends, steps + 1)[-2::-1] ** 2 - 1
+    levels = [half_log_snr(schedule.point(t)) for t in range(last, -1, -1)]
+    begin = next(level for level in levels if level >= _LEAST_HALF_LOGSNR)
+    if spacing == "logsnr":
+        wanted = np.linspace(begin, levels[-1], steps + 1)[-2::-1]
+    else:
+        ends = math.exp(-begin / _RHO), math.exp(-levels[-1] / _RHO)
+        wanted = -_RHO * np.log(np.linspace(*ends, steps))[::-1]
+    return np.array([schedule.timestep_at(level) for level in wanted])
 
 
 def timestep_grid(

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from difflab.core import schedule
 from difflab.core.denoiser import Denoiser, Network, Told
 from difflab.core.guidance import Guidance, Guided
 from difflab.core.names import Course, Spacing
 from difflab.core.noise import ClipNoise, GivenNoise, Noise, SeededNoise, seeded_classes
-from difflab.core.sampler import Ancestral, Langevin, Sampler, Step, final, method, trajectory
-from difflab.core.schedule import Point, path_of, respaced_timesteps, timestep_grid
+from difflab.core.sampler import Ancestral, Langevin, final, method, trajectory
+from difflab.core.schedule import Point, path_of, respaced_timesteps
+from difflab.core.step import Sampler, Step
 from difflab.errors import DifflabError, suggest
 from difflab.zoo.model import Model
 
@@ -54,20 +56,21 @@ class Draw:
 
 
 def grid_of(model: Model, draw: Draw) -> np.ndarray:
-    """The increasing timesteps at which the network is asked. Raises DifflabError for ones the model does not have."""
+    """The increasing timesteps from which steps begin. Raises DifflabError for ones the model does not have."""
     if draw.respacing is not None:
         grid = respaced_timesteps(model.schedule.timesteps, draw.respacing)
         if len(grid) < 2:
             raise DifflabError(f"respacing {draw.respacing!r} keeps {len(grid)} timesteps, but at least 2 are needed.")
         return grid
     spacing = draw.spacing or model.family.spacing
-    return timestep_grid(model.schedule.timesteps, draw.steps, spacing, official_grid=draw.official_grid)
+    return schedule.grid_of(model.schedule, draw.steps, spacing, official_grid=draw.official_grid)
 
 
 def calls_of(model: Model, draw: Draw) -> int:
-    """How often the network is asked for each sample; a guided step asks twice."""
+    """How often the network is asked for each sample; where guidance acts, each time twice."""
     points = path_of(model.schedule, grid_of(model, draw))[:-1]
-    asked = [*points, *(points[1:] if draw.corrector else [])]
+    within = method(draw.sampler).calls - 1 + bool(draw.corrector)  # calls of a step at its end
+    asked = [*points, *points[1:] * within]
     if model.card.network.classes is None and model.card.network.condition_width is None:
         return len(asked)
     return sum(1 if draw.guidance.scale_at(at, model.schedule.timesteps) == 1.0 else 2 for at in asked)
