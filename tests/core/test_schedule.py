@@ -216,7 +216,7 @@ def test_solver_grids_are_those_of_dpm_solver(spacing):
     np.testing.assert_allclose(solver_grid(make_schedule("linear"), 10, spacing)[::-1], _PUBLISHED[spacing], atol=0.01)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "cosine-9999", "cosine-logsnr"])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "cosine-9999", "cosine-logsnr", "jsd"])
 @pytest.mark.parametrize("spacing", get_args(SolverSpacing))
 def test_solver_grids_have_as_many_timesteps_as_steps(schedule, spacing):
     for steps in (1, 2, 10, 100):
@@ -234,11 +234,11 @@ def test_karras_is_even_in_the_seventh_root_of_the_noise_level():
     assert (points[0].t, points[-1].t) == (0, 999)
 
 
-def test_solvers_do_not_begin_where_nothing_is_to_be_seen():
+def test_solvers_begin_where_dpm_solver_does():
     """The cosine schedule of 1000 keeps 996 timesteps, that of 4000 keeps 3984 (DPM-Solver's code)."""
     for timesteps, kept in ((1000, 996), (4000, 3984)):
         schedule = make_schedule("cosine", timesteps)
-        for spacing in ("logsnr", "karras"):
+        for spacing in get_args(SolverSpacing):
             assert solver_grid(schedule, 10, spacing)[-1] == pytest.approx(kept - 1, abs=1e-6)
 
 

@@ -142,11 +142,13 @@ def test_what_is_lost_or_repeated_is_told(folder):
     film(folder / "a" / "short.avi", frames=5)
     with pytest.warns(UserWarning, match=r"0 broken films and 1 shorter than 16 frames are left out"):
         open_clips(folder, Window(16), 16).warn()
-    with pytest.warns(UserWarning, match=r"4 of 4 films have fewer than 50 frames a second; frames of"):
+    with pytest.warns(UserWarning, match=r"4 of 4 films are slower than 50 frames a second; frames of"):
         open_clips(folder, Window(8, fps=50.0), 16).warn()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         open_clips(folder, Window(2, fps=12.5), 16).warn()
+        open_clips(folder, Window(4, fps=25.02), 16).warn()  # as good as their own
+        open_clips(folder, Window(3, stride=2, fps=40.0), 16).warn()  # no frame comes twice
 
 
 def test_broken_films_are_known_once_and_told(folder, monkeypatch):

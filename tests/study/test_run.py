@@ -237,11 +237,11 @@ def test_floors_are_of_every_metric_and_the_checker_accepts_all_real_scenes(tmp_
 
 
 def test_another_grid_than_the_official_one_is_explained(study: Study, tmp_path: Path) -> None:
-    """The amplitudes are cos of the schedule's angle: with T = 100, uniform starts 4 steps at t = 75."""
+    """sigma / alpha is the tangent of the schedule's angle: with T = 100, uniform starts 4 steps at t = 75."""
     base = study.base.model_copy(update={"spacing": "trailing"})
     note = next(n for n in run_study(study.model_copy(update={"base": base}), tmp_path).notes if "spaced" in n)
-    amplitude = np.cos((76 / 100 + 0.008) / 1.008 * np.pi / 2)
-    assert f"{amplitude:.2f} at 4 steps" in note
+    angle = (76 / 100 + 0.008) / 1.008 * np.pi / 2
+    assert f"and {np.tan(angle):.2g} (of 4) times, on this" in note
     assert note.startswith("The timesteps are spaced trailing, not uniform")
 
 

@@ -49,7 +49,7 @@ def test_axes_hold_what_cells_hold(tmp_path: Path) -> None:
         (("eta: [0.0, 1.0]", "eta: []"), "no values"),
         (("eta: [0.0, 1.0]", "eta: [1.0, 1.0]"), "twice"),
         (("steps: [5, 10]", 'steps: [5, "5"]'), "twice"),
-        (("steps: [5, 10]", "steps: [true, 10]"), "no number"),
+        (("steps: [5, 10]", "steps: [true, 10]"), "true or false"),
         (("name: s", "nam: s"), "nam"),
         (("name: s", "name: [s"), "not YAML"),
         (("base: {", "base:\n\t{"), "not YAML"),

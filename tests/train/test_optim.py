@@ -111,3 +111,20 @@ def test_the_edges_of_the_unet_are_left_to_adam():
 def test_muon_takes_no_closure():
     with pytest.raises(ValueError, match="closure"):
         muon(nn.Linear(2, 2)).step(lambda: 0.0)
+
+
+def test_matrices_of_one_shape_are_moved_as_each_alone():
+    """Several of a shape, in turn with others, with gradients of very different scales."""
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(6, 20), (8, 8), (6, 20), (8, 8), (20, 6)]
+    values = [torch.randn(shape, generator=draw) for shape in shapes]
+    together, alone = ([nn.Parameter(v.clone()) for v in values] for _ in range(2))
+    optimizers = [Muon(together, lr=0.1), *(Muon([p], lr=0.1) for p in alone)]
+    for _ in range(3):
+        for k, (a, b) in enumerate(zip(together, alone, strict=True)):
+            a.grad = 10.0 ** (3 * k - 6) * torch.randn(a.shape, generator=draw)
+            b.grad = a.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

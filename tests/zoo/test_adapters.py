@@ -59,7 +59,7 @@ def test_an_incomplete_average_is_refused(raw, state):
             {"step": 3, "model": {"x": WEIGHT}, "ema": {"x": WEIGHT}, "scaler": None},
             "a dict with the keys step, model, ema, scaler",
         ),
-        ({"input_blocks.0.0.weight": WEIGHT}, "time_embed.0.weight is missing.*not a U-Net of guided-diffusion"),
+        ({"input_blocks.0.0.weight": WEIGHT}, "input_blocks.0.0.weight has shape .*, but 4 dimensions"),
         ({"state_dict": {"model.diffusion_model.input_blocks.0.0.weight": WEIGHT}}, "latent-diffusion.*not supported"),
         ({"down_blocks.0.resnets.0.conv1.weight": WEIGHT}, "diffusers.*config.json"),
         ({"layer1.0.conv1.weight": WEIGHT}, r"conv_in\.weight is missing.*layer1\.0\.conv1\.weight"),

@@ -5,7 +5,7 @@ import torch
 
 import difflab
 from difflab.errors import DifflabError
-from difflab.nets.adm import ADM
+from difflab.nets.adm import ADM, NoisyClassifier
 from difflab.zoo.adm_files import network_fields
 from difflab.zoo.families import ADM_NAMES, ADMConfig, adm_size
 
@@ -58,6 +58,9 @@ def test_shapes_tell_all_but_size_and_heads(weights, changes):
 
 def test_what_is_not_in_the_weights_is_asked_for(weights):
     path = weights(**{**SMALL, "num_channels": 64})
+    for told in (None, {"image_size": 16}, {"num_heads": 4}):
+        with pytest.raises(DifflabError, match=r"its image size and heads are not in the weights; tell them"):
+            difflab.load(path, config=told)
     with pytest.raises(DifflabError, match=r"its image size and heads are not in the weights; tell them"):
         difflab.load(path)
     with pytest.raises(DifflabError, match=r"attention over 64 channels cannot be split by 48"):
@@ -71,6 +74,7 @@ def test_what_is_not_in_the_weights_is_asked_for(weights):
     [
         ("time_embed.0.weight", "time_embed.0.weight is missing"),
         ("output_blocks.", "its way up has 0 entries"),
+        ("input_blocks.1.0.emb_layers.1.weight", "input_blocks.1.0.emb_layers.1.weight is missing"),
         ("input_blocks.4.0.in_layers.2.weight", "input_blocks.4.0.in_layers.2.weight is missing"),
     ],
 )
@@ -80,3 +84,16 @@ def test_incomplete_files_are_told(weights, lost, words):
     torch.save({name: value for name, value in state.items() if not name.startswith(lost)}, path)
     with pytest.raises(DifflabError, match=words):
         difflab.load(path, config={"image_size": 16, "num_head_channels": 16})
+
+
+def test_its_relatives_are_called_by_their_names(tmp_path):
+    like = {name: SMALL[name] for name in ("image_size", "channel_mult", "attention_resolutions", "num_head_channels")}
+    network = NoisyClassifier(num_channels=64, num_res_blocks=1, **like)
+    torch.save(network.state_dict(), tmp_path / "classifier.pt")
+    with pytest.raises(DifflabError, match="this is a noisy classifier"):
+        difflab.load(tmp_path / "classifier.pt")
+    torch.save(
+        ADM(**{**SMALL, "num_channels": 64, "in_channels": 6, "learn_sigma": False}).state_dict(), tmp_path / "up.pt"
+    )
+    with pytest.raises(DifflabError, match="takes 6 channels and gives 6, as guided-diffusion's upsamplers do"):
+        difflab.load(tmp_path / "up.pt")

@@ -215,8 +215,11 @@ def _watching(name: str, studies: Sequence[Study]) -> Iterator[Watch]:
 
 
 def _calls(settings: Settings) -> int:
-    """About how many network calls a cell makes: a guided step asks twice."""
-    return settings.steps * settings.count * (1 if settings.guidance == 1.0 else 2)
+    """About how many network calls a cell makes: where it is guided, each time two."""
+    from difflab.core.names import calls_a_step
+
+    each = calls_a_step(settings.sampler) + bool(settings.corrector)
+    return settings.steps * settings.count * each * (1 if settings.guidance == 1.0 else 2)
 
 
 def _print_table(result: Result) -> None:

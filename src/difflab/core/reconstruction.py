@@ -39,7 +39,8 @@ class Reconstruction:
     noise: Noise
     weight: float = 1.0
     clip: bool = False
-    _asked: int = field(default=0, init=False)
+    _places: int = field(default=0, init=False)
+    _fresh: tuple[Point, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0.0):
@@ -48,8 +49,10 @@ class Reconstruction:
     def __call__(self, x: Tensor, at: Point) -> Estimate:
         """Estimate for x (B, C, F, H, W) at a point that all samples share."""
         n = self.known.shape[2]
-        fresh = self.noise.draw(_APART + self._asked)[:, :, :n]
-        self._asked += 1
+        if self._fresh is None or self._fresh[0] != at:  # a second call at one place sees what the first one saw
+            self._fresh = at, self.noise.draw(_APART + self._places)[:, :, :n]
+            self._places += 1
+        fresh = self._fresh[1]
         z = torch.cat([at.alpha * self.known + at.sigma * fresh, x[:, :, n:]], dim=2)
         if self.weight == 0.0:
             estimate = self.denoise(z, at)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from difflab.core.denoiser import Denoise, Estimate
-from difflab.core.names import SamplerName
+from difflab.core.names import SamplerName, SolverSpacing
 from difflab.core.noise import Noise
 from difflab.core.posterior import beta, posterior_coefficients, posterior_variance
 from difflab.core.schedule import Point
@@ -120,22 +120,27 @@ class Langevin:
 
 @dataclass(frozen=True)
 class Method:
-    """A sampler by name: how to build it from (eta, the model's variance), whether it clamps x0 of bounded data, and
-    how often a step asks the network, but for the last one, which asks once."""
+    """A sampler by name.
+
+    build: makes it from (eta, the model's variance); clips: whether it clamps x0 of bounded data; spacing: where its
+    steps lie unless told, None is where the model's family has them; remembers: whether a step needs what the one
+    before it saw.
+    """
 
     build: Callable[[float, Variance], Sampler]
     clips: bool
-    calls: int = 1
+    spacing: SolverSpacing | None = None
+    remembers: bool = False
 
 
 SAMPLERS: dict[SamplerName, Method] = {
     "ddim": Method(lambda eta, variance: DDIM(eta), clips=False),
     "ddpm": Method(lambda eta, variance: Ancestral(variance), clips=True),
     "ddpm-noisy": Method(lambda eta, variance: Ancestral("large"), clips=True),  # ermongroup's: the paper's sigma-hat
-    "heun": Method(lambda eta, variance: Heun(), clips=False, calls=2),
-    "dpmpp-2m": Method(lambda eta, variance: DPMSolver(), clips=False),
-    "dpmpp-2m-sde": Method(lambda eta, variance: DPMSolverSDE(), clips=False),
-    "unipc": Method(lambda eta, variance: UniPC(), clips=False),
+    "heun": Method(lambda eta, variance: Heun(), clips=False, spacing="karras"),
+    "dpmpp-2m": Method(lambda eta, variance: DPMSolver(), clips=False, spacing="logsnr", remembers=True),
+    "dpmpp-2m-sde": Method(lambda eta, variance: DPMSolverSDE(), clips=False, spacing="logsnr", remembers=True),
+    "unipc": Method(lambda eta, variance: UniPC(), clips=False, spacing="logsnr", remembers=True),
 }
 
 

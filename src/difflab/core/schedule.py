@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, get_args
+from typing import NamedTuple, cast, get_args
 
 import numpy as np
 import torch
@@ -35,8 +35,11 @@ class Point(NamedTuple):
 
 
 def half_log_snr(at: Point) -> float:
-    """lambda = log(alpha / sigma), half the logarithm of the signal-to-noise ratio; infinite at clean data."""
-    return math.log(at.alpha / at.sigma) if at.sigma else math.inf
+    """lambda = log(alpha / sigma), half the logarithm of the signal-to-noise ratio; infinite at clean data, minus that
+    at pure noise."""
+    if at.sigma == 0.0 or at.alpha == 0.0:
+        return math.inf if at.alpha else -math.inf
+    return math.log(at.alpha / at.sigma)
 
 
 class Places(NamedTuple):
@@ -70,14 +73,18 @@ class Schedule:
         below = math.floor(t)
         bar = float(self.alpha_bar[below])
         if t > below:
-            bar = math.exp(float(np.interp(t - below, (0.0, 1.0), np.log(self.alpha_bar[below : below + 2]))))
+            bar = math.exp(float(np.interp(t - below, (0.0, 1.0), self._log_bar[below : below + 2])))
         return Point(float(t), math.sqrt(bar), math.sqrt(1.0 - bar))
 
     def timestep_at(self, half_log_snr: float) -> float:
         """The timestep 0 .. T - 1, between two where need be, at which log(alpha / sigma) is this; the nearer end where
         none is."""
         log_bar = -np.logaddexp(0.0, -2.0 * half_log_snr)  # alpha^2 = 1 / (1 + e^(-2 lambda))
-        return float(np.interp(-log_bar, -np.log(self.alpha_bar), np.arange(self.timesteps)))
+        return float(np.interp(-log_bar, -self._log_bar, np.arange(self.timesteps)))
+
+    @property
+    def _log_bar(self) -> np.ndarray:
+        return np.log(self.alpha_bar.clip(min=1e-300))
 
     def at(self, t: Tensor, ndim: int) -> Places:
         """The places of a batch of timesteps (B,) int64, for data of `ndim` dimensions."""
@@ -138,36 +145,35 @@ def grid_of(schedule: Schedule, steps: int, spacing: Spacing = "uniform", *, off
     Raises DifflabError unless 1 <= steps <= T, or for a spacing that has no official form.
     """
     if spacing in get_args(SolverSpacing) and not official_grid:
-        return solver_grid(schedule, steps, spacing)
+        return solver_grid(schedule, steps, cast(SolverSpacing, spacing))
     return timestep_grid(schedule.timesteps, steps, spacing, official_grid=official_grid)
 
 
-def solver_grid(schedule: Schedule, steps: int, spacing: Spacing) -> np.ndarray:
+def solver_grid(schedule: Schedule, steps: int, spacing: SolverSpacing) -> np.ndarray:
     """The increasing timesteps (steps,) float64, fractions among them, on which few-step solvers were published.
 
     DPM-Solver's cut the way from the noisiest timestep to 0 into `steps` and ask at the beginning of each: evenly in t
     (`time-uniform`), in its square root (`time-quadratic`), or in log(alpha / sigma) (`logsnr`). `karras` is evenly in
-    (sigma / alpha)^(1/7), its last call at 0 (Karras et al. 2022, eq. 5). `logsnr` and `karras` begin where log(alpha /
-    sigma) is -5.1 or more, as DPM-Solver does: cosine schedules go on far beyond, where there is nothing to see.
+    (sigma / alpha)^(1/7), its last call at 0 (Karras et al. 2022, eq. 5). All begin at the noisiest timestep whose
+    log(alpha / sigma) is -5.1 or more, as DPM-Solver does: cosine schedules go on far beyond, where a prediction of eps
+    tells nothing of x0. Where DPM-Solver ends at timestep 0, a path here ends in clean data.
 
     Raises DifflabError unless 1 <= steps <= T.
     """
-    last = schedule.timesteps - 1
     if not 1 <= steps <= schedule.timesteps:
         raise DifflabError(
             f"steps is {steps}, but must lie between 1 and the model's {schedule.timesteps} training timesteps."
         )
+    levels = [half_log_snr(schedule.point(t)) for t in range(schedule.timesteps)]
+    first = max((t for t, level in enumerate(levels) if level >= _LEAST_HALF_LOGSNR), default=0)
     if spacing == "time-uniform":
-        return np.linspace(last, 0, steps + 1)[-2::-1]
+        return np.linspace(first, 0, steps + 1)[-2::-1]
     if spacing == "time-quadratic":  # of t = (label + 1) / T
-        ends = 1.0, math.sqrt(1.0 / schedule.timesteps)
-        return schedule.timesteps * np.linspace(*ends, steps + 1)[-2::-1] ** 2 - 1
-    levels = [half_log_snr(schedule.point(t)) for t in range(last, -1, -1)]
-    begin = next(level for level in levels if level >= _LEAST_HALF_LOGSNR)
+        return np.linspace(math.sqrt(first + 1), 1.0, steps + 1)[-2::-1] ** 2 - 1
     if spacing == "logsnr":
-        wanted = np.linspace(begin, levels[-1], steps + 1)[-2::-1]
+        wanted = np.linspace(levels[first], levels[0], steps + 1)[-2::-1]
     else:
-        ends = math.exp(-begin / _RHO), math.exp(-levels[-1] / _RHO)
+        ends = math.exp(-levels[first] / _RHO), math.exp(-levels[0] / _RHO)
         wanted = -_RHO * np.log(np.linspace(*ends, steps))[::-1]
     return np.array([schedule.timestep_at(level) for level in wanted])
 
@@ -209,7 +215,8 @@ def timestep_grid(
         return np.round(np.arange(timesteps, 0, -timesteps / steps)[:steps][::-1]).astype(np.int64) - 1
     if spacing == "linspace":
         return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
-    raise DifflabError(f"spacing {spacing!r} is not known.{suggest(spacing, get_args(Spacing))}")
+    known = sorted({*get_args(Spacing)} - {*get_args(SolverSpacing)})
+    raise DifflabError(f"spacing {spacing!r} is not known.{suggest(spacing, known)}")
 
 
 def respaced_timesteps(timesteps: int, respacing: str) -> np.ndarray:

@@ -55,10 +55,14 @@ class DPMSolver:
     DPM-Solver (Lu et al. 2022a). The first steps have fewer estimates and so a lower degree.
     """
 
-    order: ClassVar[int] = 2
     stochastic: ClassVar[bool] = False
     degree: Literal[1, 2, 3] = 2
     predicts: Literal["x0", "eps"] = "x0"
+
+    @property
+    def order(self) -> int:
+        """Of convergence: beyond 2 the first steps, of lower degree, decide."""
+        return min(self.degree, 2)
 
     def step(
         self, denoise: Denoise, x: Tensor, now: Point, nxt: Point, noise: Tensor | None, memory: Sequence[Belief] | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -21,7 +21,8 @@ class Step(NamedTuple):
 class Sampler(Protocol):
     """One step of a method; `order` is its order of convergence on the probability-flow ODE, 0 if it has none."""
 
-    order: ClassVar[int]
+    @property
+    def order(self) -> int: ...
 
     @property
     def stochastic(self) -> bool: ...

@@ -66,6 +66,10 @@ class Window:
         """Frames of the film that a clip reaches over."""
         return round((self.frames - 1) * self._rate(film)) + 1
 
+    def repeats(self, film: Film) -> bool:
+        """Whether a clip has frames of the film twice because it is brought to another rate."""
+        return self.span(film) < self.frames
+
     def numbers(self, film: Film, seed: Sequence[int]) -> np.ndarray:
         """The film's frames (frames,) that make a clip, ascending but where a short film begins anew."""
         room = film.frames - self.span(film)
@@ -126,15 +130,14 @@ class Clips:
 
     @property
     def slower(self) -> int:
-        """How many of the films have fewer frames a second than they are brought to, so that clips repeat some."""
-        fps = self.window.fps
-        return sum(0 < self.films[i].rate < fps for i in self.kept) if fps else 0
+        """How many of the films are slow enough for the rate they are brought to that clips repeat frames."""
+        return sum(self.window.repeats(self.films[i]) for i in self.kept)
 
     def warn(self) -> None:
         """Warn of films that are left out, and of films whose frames are repeated, if there are such."""
         if self.slower:
             warnings.warn(
-                f"{self.listed.root}: {self.slower} of {len(self)} films have fewer than {self.window.fps:g} frames a "
+                f"{self.listed.root}: {self.slower} of {len(self)} films are slower than {self.window.fps:g} frames a "
                 "second; frames of theirs are repeated.",
                 UserWarning,
                 stacklevel=3,
@@ -379,6 +382,8 @@ def _read_as(path: Path, expected: str) -> Iterator[None]:
     """Turn what reading a file of another content raises into one sentence."""
     try:
         yield
+    except DifflabError:  # a sentence already
+        raise
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DifflabError(f"{path}: cannot be read, {expected} was expected; copy or download it again.") from error
 

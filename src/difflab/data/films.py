@@ -55,8 +55,11 @@ def is_film(path: Path) -> bool:
 
 
 def is_frame_folder(path: Path) -> bool:
-    """Whether a folder's pictures are numbered, and so a film's frames; other files beside them do not matter."""
-    pictures = _pictures(path) if path.is_dir() else []
+    """Whether a folder's pictures are numbered, and so a film's frames; other files beside them do not matter, but
+    films do: there the pictures are something of theirs."""
+    if not path.is_dir() or any(p.suffix.lower() in SUFFIXES for p in path.iterdir()):
+        return False
+    pictures = sorted(_pictures(path))
     return bool(pictures) and all(_number(p) is not None for p in pictures) and not is_film(pictures[0])
 
 

@@ -145,6 +145,14 @@ def data_root() -> Path:
     return Path(os.environ.get("DIFFLAB_DATA") or cache / "difflab" / "data")
 
 
+def is_place(source: str | Path, folder: Path) -> bool:
+    """Whether the data of `source`, a name or a path, lie in `folder`."""
+    if str(source) == SHAPES:
+        return False
+    named = data_root() / source
+    return (named if named.is_dir() else Path(source).expanduser()).resolve() == folder.resolve()
+
+
 def _home(name: str) -> Path:
     home = data_root() / name
     if not home.is_dir():

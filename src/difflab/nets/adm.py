@@ -131,7 +131,7 @@ class _Plan:
         num_heads: int, num_head_channels: int, dropout: float, use_scale_shift_norm: bool, resblock_updown: bool,
         use_new_attention_order: bool,
     ) -> None:  # fmt: skip
-        self.levels = [int(m * num_channels) for m in channel_mult]
+        self.levels = [round(m * num_channels) for m in channel_mult]
         self.attends = [image_size >> level in set(attention_resolutions) for level in range(len(self.levels))]
         self.heads, self.head_channels = num_heads, num_head_channels
         self.dropout, self.scale_shift, self.updown = dropout, use_scale_shift_norm, resblock_updown
@@ -186,7 +186,7 @@ class ADM(nn.Module):
 
     Args (by the names of guided-diffusion's flags):
         image_size: height and width in pixels.
-        num_channels: base width; level l is int(channel_mult[l] * num_channels) wide, a multiple of 32.
+        num_channels: base width; level l is channel_mult[l] * num_channels wide, a multiple of 32.
         num_res_blocks: residual blocks a level (one more on the way up).
         attention_resolutions: resolutions in pixels whose levels have attention; the middle always has.
         num_heads, num_head_channels: of attention: so many heads, or, unless -1, heads so wide.

@@ -30,7 +30,7 @@ from difflab.study.store import Store
 from difflab.zoo.clips import Extension, batches_of, blocks_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan
+from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, spacing_of
 
 _OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *VIEWS)
 
@@ -272,7 +272,7 @@ class Bench:
             "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
             "codec": self.model.codec.passport(),
             "settings": settings.model_dump(mode="json", exclude_none=True)
-            | {"spacing": settings.spacing or self.model.family.spacing},
+            | {"spacing": spacing_of(self.model, draw_of(settings))},
             "features": self.extractor.passport(),
             "taps": sorted(self.taps()),
             "truth": self.truth_known and self.reference.fingerprint,

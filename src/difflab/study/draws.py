@@ -68,7 +68,9 @@ def draw_npz(
     """
     share = share or Share.of_environment()
     plan(model, draw)
-    parts, size = out.with_name(out.name + ".parts"), _chunk_size(model)
+    if extension is not None:
+        extension.check(model)
+    parts, size = out.with_name(out.name + ".parts"), _chunk_size(model, extension)
     mine = [number for number, _ in enumerate(_chunks(n, size)) if number % share.world == share.rank]
     if share.rank and not mine:
         return 0
@@ -96,7 +98,7 @@ def _draw_chunks(
 ) -> int:  # fmt: skip
     """Draw this process's chunks that are not there yet; returns how many samples those are."""
     drawn = 0
-    for number, rows in enumerate(_chunks(n, _chunk_size(model))):
+    for number, rows in enumerate(_chunks(n, _chunk_size(model, extension))):
         if number % share.world != share.rank:
             continue
         path = _chunk(parts, number)
@@ -141,9 +143,10 @@ def _claim(parts: Path, record: dict[str, Any]) -> None:
         )
 
 
-def _chunk_size(model: Model) -> int:
-    """Samples written at a time: fewer clips, which take longer each."""
-    return max(1, CHUNK // (model.frames or 1))
+def _chunk_size(model: Model, extension: Extension | None) -> int:
+    """Samples written at a time: fewer clips, which take longer each, the more so where they go on."""
+    frames = model.frames or 1
+    return max(1, CHUNK // max(frames, (extension.length or 0) if extension else 0))
 
 
 def _chunks(n: int, size: int) -> Iterator[range]:

@@ -95,23 +95,21 @@ def _about_grids(bench: Bench) -> Iterator[str]:
     other = [s for s in cells if s.spacing not in (None, usual)]
     if not other or "spacing" in bench.study.axes:
         return
-    fewest, most = (pick(other, key=lambda s: s.steps) for pick in (min, max))
-    schedule = bench.model.schedule
-
-    def signal(spacing: Spacing) -> str:
-        amplitudes = [(s.steps, path(schedule, s.steps, spacing)[0].alpha) for s in (fewest, most)]
-        if max(alpha for _, alpha in amplitudes) < 0.005:
-            return "less than 0.01"
-        return " and ".join(f"{alpha:.2f} at {steps} steps" for steps, alpha in dict(amplitudes).items())
-
-    spacing = fewest.spacing
-    assert spacing is not None
+    spacing, steps = bench.study.base.spacing, sorted({max(2, s.steps) for s in other})
+    first = {name: _first_levels(bench, name, (steps[0], steps[-1])) for name in (spacing, usual)}
     yield (
         f"The timesteps are spaced {spacing}, not {usual} as in the official code. Sampling starts from pure noise, "
-        f"but at its first timestep the {usual} grid tells the network that the picture is there, with an amplitude "
-        f"of {signal(usual)} on this model’s {bench.model.card.schedule.name} schedule; with {spacing} it is "
-        f"{signal(spacing)}. Numbers with {usual} differ, most at few steps."
+        f"and the network is told at its first timestep that there is {first[spacing]} times as much noise as picture; "
+        f"with {usual} it is {first[usual]} times, on this model’s {bench.model.card.schedule.name} schedule. Numbers "
+        f"with {usual} differ, most at few steps."
     )
+
+
+def _first_levels(bench: Bench, spacing: Spacing | None, steps: tuple[int, int]) -> str:
+    """sigma / alpha at the first timestep, in words, for the fewest and the most steps."""
+    starts = [path(bench.model.schedule, n, spacing or "uniform")[0] for n in steps]
+    told = [f"{float(f'{at.sigma / at.alpha:.2g}'):,g}" if at.alpha else "infinitely many" for at in starts]
+    return told[0] if told[0] == told[1] else f"{told[0]} (of {steps[0]} steps) and {told[1]} (of {steps[1]})"
 
 
 def _about_reference(bench: Bench) -> Iterator[str]:

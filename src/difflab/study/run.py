@@ -24,6 +24,7 @@ from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.data.shapes import recognise, sample_scenes
 from difflab.data.shapes_clips import DIRECTIONS, recognise_clips, sample_motions
+from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.score.adm import Suite
 from difflab.score.extractors import Taps, joined
@@ -104,7 +105,7 @@ def run_benches(
     """Run the studies of benches that were checked, each with a folder for its record; see `run_study`."""
     tell, worker = watch or (lambda progress: None), engine(engine_name)
     for bench, folder in zip(benches, folders, strict=True):
-        if folder.resolve() == Path(bench.study.reference).expanduser().resolve():
+        if is_place(bench.study.reference, folder):
             raise DifflabError(f"{folder}: this is the study's reference; choose another folder for the results.")
         if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")

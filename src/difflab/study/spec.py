@@ -189,7 +189,7 @@ def _as_setting(name: str, value: Scalar) -> Scalar:
     """A value of an axis as cells have it: YAML reads 1e-1 as text. Raises ValueError for one that cannot be."""
     field = Settings.model_fields[name]
     if isinstance(value, bool) and field.annotation is not bool and bool not in get_args(field.annotation):
-        raise ValueError(f"axis {name!r} has the value {value}, which is no number")
+        raise ValueError(f"axis {name!r} has the value {value}, true or false; quote it if a word was meant")
     try:
         kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         return TypeAdapter(kind).validate_python(value)

@@ -13,7 +13,7 @@ from difflab import files
 from difflab.data.dataset import Crop, Dataset, batches
 from difflab.data.latents import LABELS, RECORD, chunk_file, read_record
 from difflab.data.shapes import Shapes
-from difflab.data.sources import fingerprint, open_data
+from difflab.data.sources import fingerprint, is_place, open_data
 from difflab.errors import DifflabError
 from difflab.zoo.autoencoder import Autoencoder, open_autoencoder
 from difflab.zoo.codec import encode
@@ -36,7 +36,7 @@ def store_latents(
     The same call goes on after a kill. Raises DifflabError for pictures that the autoencoder cannot take, and where
     latents of other pictures or another autoencoder lie already.
     """
-    if out.resolve() == Path(source).expanduser().resolve():
+    if is_place(source, out):
         raise DifflabError(f"{out}: these are the pictures themselves; write their latents to another folder.")
     dataset, autoencoder = open_data(source, split=split, size=size, crop=crop), open_autoencoder(vae, device)
     side = dataset[0].x.shape[0]

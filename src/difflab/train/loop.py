@@ -129,6 +129,8 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "ema": self.ema.state_dict() if self.ema else None,
         }
+        if (scaler := self.accelerator.scaler) is not None:  # of fp16
+            state["scaler"] = scaler.state_dict()
         with files.writing(self.folder / CHECKPOINT) as file:
             torch.save(state, file)
 
@@ -154,6 +156,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.ema is not None:
                 self.ema.load_state_dict(state["ema"])
+            if (scaler := self.accelerator.scaler) is not None:
+                scaler.load_state_dict(state["scaler"])
             self.step, self.seconds_before = operator.index(state["step"]), float(state["seconds"])
         except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise DifflabError(
@@ -162,7 +166,9 @@ class Trainer:
         self.seconds = self.seconds_before
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The weights to use: the running average where there is one, on the CPU."""
+        """The weights to use: the running average where there is one, on the CPU. Raises DifflabError where training
+        diverged."""
+        self.check_finite()
         state = {name: value.detach().cpu().clone() for name, value in self.bare.state_dict().items()}
         if self.ema is not None:
             state |= {name: value.cpu().clone() for name, value in self.ema.state_dict().items()}

@@ -41,7 +41,10 @@ class Muon(torch.optim.Optimizer):
 
     def _move(self, matrices: list[Tensor], gradients: list[Tensor], lr: float, weight_decay: float) -> None:
         """All at once, and the iteration on stacks of one shape: a GPU would wait for the next small product."""
-        momenta = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in matrices]
+        for p in matrices:
+            if "momentum_buffer" not in self.state[p]:
+                self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
         torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         torch._foreach_mul_(matrices, 1 - lr * weight_decay)

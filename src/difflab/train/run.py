@@ -84,7 +84,6 @@ def train(
             if interrupted():
                 raise KeyboardInterrupt
             if main and isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
-                trainer.check_finite()
                 save_samples(out / "samples" / f"{progress.step:07d}.png", _grid(recipe, trainer))
             if watch:
                 watch(progress)

@@ -1,8 +1,8 @@
 """Checkpoints of guided-diffusion: plain state dicts, released for ImageNet or written by its trainer.
 
 Our network has the official names, so nothing is renamed. Shapes tell all but the image size, the heads, the order of
-their channels and the noise schedule, which follow where a file has the shapes of a released ImageNet model, and must
-be told where not.
+their channels and the noise schedule, which follow where a file has the shapes of a released ImageNet model. Of others
+image size and heads must be told, and the source says what else was assumed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ def read_adm(state: State, path: Path, told: Mapping[str, Any]) -> Contents:
     Raises DifflabError that says what is missing or does not fit.
     """
     network, name = network_fields(state, told, str(path))
-    source = "a state dict of guided-diffusion" + (f", taken for {name} by its shapes" if name else "")
+    order = "the new" if network.get("use_new_attention_order") else "the legacy"
+    assumed = (
+        f"taken for {name} by its shapes" if name else f"with {order} order of heads and linear betas, unless told"
+    )
+    source = f"a state dict of guided-diffusion, {assumed}"
     card: dict[str, Any] = {"family": "adm", "weights": "plain", "source": source, "rounding": "floor"}
     card["variance"] = "learned" if network["learn_sigma"] else "large"
     card["schedule"] = {"name": "cosine" if name == "ADM-64" else "linear"}
@@ -45,6 +49,7 @@ def read_adm(state: State, path: Path, told: Mapping[str, Any]) -> Contents:
 
 def network_fields(state: State, told: Mapping[str, Any], where: str) -> tuple[dict[str, Any], str | None]:
     """Fields of `ADMConfig` that fit `state`, and the released model whose shapes they are, if any."""
+    _check_kind(state, where)
     base = _shape(state, "time_embed.0.weight", 2, where)[1]
     blocks, levels = _blocks_and_levels(state, where)
     first = [1 + level * (blocks + 1) for level in range(levels)]  # the first entry of each level on the way down
@@ -58,12 +63,12 @@ def network_fields(state: State, told: Mapping[str, Any], where: str) -> tuple[d
         "num_classes": len(state["label_emb.weight"]) if "label_emb.weight" in state else None,
         "learn_sigma": out == 2 * in_channels,
         "resblock_updown": levels > 1 and not any(name.endswith(".0.op.weight") for name in state),
-        "use_scale_shift_norm": len(state["input_blocks.1.0.emb_layers.1.weight"]) == 2 * widths[0],
+        "use_scale_shift_norm": _shape(state, "input_blocks.1.0.emb_layers.1.weight", 2, where)[0] == 2 * widths[0],
         "in_channels": in_channels,
     }
     name = _released(fields, attends)
     silent = {field: value for field, value in adm_size(name).items() if field in _SILENT} if name else {}
-    if name is None and "image_size" not in told:
+    if name is None and not ("image_size" in told and {"num_heads", "num_head_channels"} & told.keys()):
         raise DifflabError(
             f"{where}: a U-Net of guided-diffusion with the shapes of no ImageNet model it released, and its image "
             "size and heads are not in the weights; tell them, --config image_size=N,num_head_channels=N (in Python "
@@ -73,6 +78,20 @@ def network_fields(state: State, told: Mapping[str, Any], where: str) -> tuple[d
     if isinstance(size, int):
         silent["attention_resolutions"] = tuple(size >> level for level, attended in enumerate(attends) if attended)
     return {**fields, **silent, **told}, name
+
+
+def _check_kind(state: State, where: str) -> None:
+    """Raise DifflabError for its relatives: a classifier, and an upsampler, which is told a small picture beside x."""
+    if any(name.startswith("out.2.") and name not in ("out.2.weight", "out.2.bias") for name in state):
+        raise DifflabError(
+            f"{where}: this is a noisy classifier of guided-diffusion, which guides a model and draws none."
+        )
+    taken, given = _shape(state, MARK, 4, where)[1], _shape(state, "out.2.weight", 4, where)[0]
+    if given not in (taken, 2 * taken) or (taken, given) == (6, 6):
+        raise DifflabError(
+            f"{where}: takes {taken} channels and gives {given}, as guided-diffusion's upsamplers do, which are told a "
+            "small picture; give a model that draws from noise alone."
+        )
 
 
 def _blocks_and_levels(state: State, where: str) -> tuple[int, int]:

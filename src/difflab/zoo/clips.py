@@ -75,6 +75,17 @@ def complete(
 
     Returns (B, C, F, H, W) in model space, whose first n frames are `known`. Raises DifflabError unless 0 < n < F.
     """
+    _check_given(model, known)
+    given = known.shape[2]
+    sampler, points = plan(model, draw)
+    noise = seeded_noise(model, seed, indices, block)
+    plain = denoiser_of(model, replace(draw, clip=False), labels_of(model, draw, seed, indices))
+    guided = Reconstruction(plain, known.to(model.device), noise, weight, clamps(model, draw))
+    x = final(trajectory(guided, sampler, points, noise, corrector_of(draw)))
+    return torch.cat([known.to(x), x[:, :, given:]], dim=2)
+
+
+def _check_given(model: Model, known: Tensor) -> None:
     given, frames = known.shape[2], model.frames
     if frames is None:
         raise DifflabError(f"{model.card.name}: is a model of pictures, which have no beginning to complete.")
@@ -87,12 +98,6 @@ def complete(
         raise DifflabError(
             f"{model.card.name}: the given frames have shape {tuple(known.shape[1:])}, but it draws {model.shape}."
         )
-    sampler, points = plan(model, draw)
-    noise = seeded_noise(model, seed, indices, block)
-    plain = denoiser_of(model, replace(draw, clip=False), labels_of(model, draw, seed, indices))
-    guided = Reconstruction(plain, known.to(model.device), noise, weight, clamps(model, draw))
-    x = final(trajectory(guided, sampler, points, noise, corrector_of(draw)))
-    return torch.cat([known.to(x), x[:, :, given:]], dim=2)
 
 
 def extend(
@@ -142,6 +147,13 @@ class Extension:
     weight: float = 1.0
     known: Tensor | None = None
 
+    def check(self, model: Model) -> None:
+        """Raise DifflabError where clips of `model` cannot begin or go on so."""
+        if self.length is not None:
+            blocks_of(model, self.length, self.overlap)
+        if self.known is not None:
+            _check_given(model, self.known)
+
     def record(self) -> dict[str, Any]:
         """What decides the clips."""
         known = None if self.known is None else hashlib.sha256(self.known.cpu().numpy().tobytes()).hexdigest()
@@ -154,13 +166,12 @@ def batches_of(
     """Samples with the given indices, at most `batch` at a time, as `sampling.sample_batches` has them; clips may be
     completed or go on: uint8 (b, F, H, W, C).
 
-    Raises DifflabError, before anything is drawn, for an overlap that is not shorter than a clip.
+    Raises DifflabError, before anything is drawn, for an extension that does not fit the model.
     """
     if how is None:
         yield from sample_batches(model, draw, seed, indices, batch)
         return
-    if how.length is not None:
-        blocks_of(model, how.length, how.overlap)
+    how.check(model)
     for begin in range(0, len(indices), batch):
         rows = indices[begin : begin + batch]
         if how.known is None:

@@ -249,10 +249,10 @@ class ADMConfig(NetworkConfig):
     @model_validator(mode="after")
     def _fits(self) -> ADMConfig:
         smallest = 2 ** (len(self.channel_mult) - 1)
-        widths = [int(m * self.num_channels) for m in self.channel_mult]
+        widths = [round(m * self.num_channels) for m in self.channel_mult]
         if self.image_size % smallest:
             raise ValueError(f"image_size is {self.image_size}, but these levels need a multiple of {smallest}")
-        if odd := [width for width in widths if width % 32]:
+        if odd := [width for width in widths if width < 32 or width % 32]:
             raise ValueError(f"channel_mult makes a level of {odd[0]} channels, but group norm needs a multiple of 32")
         if self.num_head_channels != -1 and self.num_head_channels < 1:
             raise ValueError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from difflab.core import schedule
 from difflab.core.denoiser import Denoiser, Network, Told
 from difflab.core.guidance import Guidance, Guided
-from difflab.core.names import Course, Spacing
+from difflab.core.names import Course, Spacing, calls_a_step
 from difflab.core.noise import ClipNoise, GivenNoise, Noise, SeededNoise, seeded_classes
 from difflab.core.sampler import Ancestral, Langevin, final, method, trajectory
 from difflab.core.schedule import Point, path_of, respaced_timesteps
@@ -24,15 +25,17 @@ from difflab.zoo.model import Model
 
 Classes = Literal["random", "balanced"] | tuple[int, ...]
 
+_SOLVERS_BEGIN = 1000.0  # sigma / alpha; where solvers were published to begin it is 164
+
 
 @dataclass(frozen=True)
 class Draw:
     """How samples are drawn from a model; everything here decides their values.
 
     sampler: a name in `core.sampler.SAMPLERS`; steps: from noise to data; eta: for `ddim` alone; spacing: None is the
-    family's own; official_grid: the reference code's grid, quirks included; clip: whether x0 is clamped, None is
-    the habit of the sampler and of the model's family. respacing: the timesteps as ADM and DiT write them, such as
-    "10,15,25" or "ddim50", in the place of steps and spacing.
+    sampler's or the family's own; official_grid: the reference code's grid, quirks included; clip: whether x0 is
+    clamped, None is the habit of the sampler and of the model's family. respacing: the timesteps as ADM and DiT write
+    them, such as "10,15,25" or "ddim50", in the place of steps and spacing.
 
     For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
     of which sample i has the one at i modulo their count; guidance: see `core.guidance`.
@@ -62,14 +65,18 @@ def grid_of(model: Model, draw: Draw) -> np.ndarray:
         if len(grid) < 2:
             raise DifflabError(f"respacing {draw.respacing!r} keeps {len(grid)} timesteps, but at least 2 are needed.")
         return grid
-    spacing = draw.spacing or model.family.spacing
-    return schedule.grid_of(model.schedule, draw.steps, spacing, official_grid=draw.official_grid)
+    return schedule.grid_of(model.schedule, draw.steps, spacing_of(model, draw), official_grid=draw.official_grid)
+
+
+def spacing_of(model: Model, draw: Draw) -> Spacing:
+    """Where the steps lie: as told, else where the sampler was published to have them, or the family has them."""
+    return draw.spacing or method(draw.sampler).spacing or model.family.spacing
 
 
 def calls_of(model: Model, draw: Draw) -> int:
     """How often the network is asked for each sample; where guidance acts, each time twice."""
     points = path_of(model.schedule, grid_of(model, draw))[:-1]
-    within = method(draw.sampler).calls - 1 + bool(draw.corrector)  # calls of a step at its end
+    within = calls_a_step(draw.sampler) - 1 + bool(draw.corrector)  # calls of a step at its end
     asked = [*points, *points[1:] * within]
     if model.card.network.classes is None and model.card.network.condition_width is None:
         return len(asked)
@@ -131,10 +138,34 @@ def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
     points = path_of(model.schedule, grid_of(model, draw))
     if draw.sampler == "ddpm" and model.card.variance == "learned" and len(points) == 2:
         raise DifflabError("steps is 1, but a learned variance lies between those of two steps; take at least 2.")
+    _check_solver(draw, points)
     if draw.percentile is not None and not 0.0 < draw.percentile <= 1.0:
         raise DifflabError(f"percentile is {draw.percentile:g}, but must lie above 0 and not above 1.")
     _check_classes(model, draw)
     return sampler, points
+
+
+def _check_solver(draw: Draw, points: Sequence[Point]) -> None:
+    """Raise DifflabError where a few-step solver cannot go along `points`."""
+    how = method(draw.sampler)
+    if how.spacing is None:
+        return
+    start = math.exp(-schedule.half_log_snr(points[0]))
+    if start > _SOLVERS_BEGIN:
+        raise DifflabError(
+            f"the sampler {draw.sampler} would begin at sigma / alpha {start:.3g}, from where it cannot follow the "
+            f"path; take the spacing {how.spacing}."
+        )
+    if how.remembers and draw.corrector:
+        raise DifflabError(
+            f"corrector is {draw.corrector:g}, but {draw.sampler} goes by estimates of steps before, which it makes "
+            "stale; leave it out, or take ddim or ddpm."
+        )
+    if any(now.t == nxt.t for now, nxt in pairwise(points)):
+        raise DifflabError(
+            f"this grid has a timestep twice, between which {draw.sampler} cannot step; leave out the official grid, "
+            f"or take the spacing {how.spacing}."
+        )
 
 
 def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoiser:
