@@ -247,6 +247,19 @@ def test_other_files_beside_frames_do_not_matter_but_a_frame_twice_does(tmp_path
         open_clips(tmp_path, Window(3), 8)
 
 
+def test_films_beside_their_thumbnails_are_films(tmp_path):
+    film(tmp_path / "a" / "v1.avi", frames=8)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a" / "v1.png")
+    assert open_clips(tmp_path, Window(8), 8).listed.names == ["a/v1.avi"]
+
+
+def test_a_list_that_is_missing_is_told(tmp_path):
+    root = ucf(tmp_path / "ucf")
+    (root / "ucfTrainTestlist" / "classInd.txt").unlink()
+    with pytest.raises(DifflabError, match=r"classInd.txt: cannot be read \(No such file or directory\)"):
+        open_clips(root, Window(4), 16, split="train")
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [("classInd.txt", b"word"), ("classInd.txt", b"\xff\xfe1 a"), ("trainlist01.txt", b"\xff\xfe")],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from tests.zoo.dits import tiny_dit
 import difflab
 from difflab.core.guidance import Guidance
 from difflab.errors import DifflabError
+from difflab.zoo.families import ScheduleConfig
 from difflab.zoo.sampling import Draw, calls_of, labels_of, plan, sample_batches
 
 
@@ -133,3 +136,49 @@ def test_gamma_and_corrector_are_settings_of_a_draw(model):
     ):
         with pytest.raises(DifflabError, match=words):
             plan(model, draw(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "calls"),
+    [
+        ({"sampler": "heun"}, 7),
+        ({"sampler": "heun", "corrector": 0.1}, 10),
+        ({"sampler": "unipc"}, 4),
+        ({"sampler": "dpmpp-2m-sde", "spacing": "karras"}, 4),
+    ],
+)
+def test_calls_of_solvers_are_counted_as_they_are_made(model, changes, calls):
+    """Of four steps the last one, which lands on clean data, asks once."""
+    seen, how = [], draw(**changes, classes=(1,))
+    hook = model.network.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0])))
+    next(sample_batches(model, how, 0, range(3), 3))
+    hook.remove()
+    assert sum(seen) == 3 * calls_of(model, how) == 3 * calls
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc"])
+def test_solvers_draw_the_same_in_any_batch(model, sampler):
+    how = draw(sampler=sampler, steps=5)
+    together, alone = (np.concatenate(list(sample_batches(model, how, 3, range(4), n))) for n in (4, 1))
+    assert np.abs(together.astype(int) - alone).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sampler": "unipc", "corrector": 0.3}, "unipc goes by estimates of steps before"),
+        ({"sampler": "dpmpp-2m", "steps": 100, "spacing": "quad", "official_grid": True}, "a timestep twice"),
+    ],
+)
+def test_what_solvers_cannot_follow_is_refused(model, changes, words):
+    with pytest.raises(DifflabError, match=words):
+        plan(model, draw(**changes))
+
+
+def test_solvers_do_not_begin_in_pure_noise():
+    """cosine's even steps begin at sigma / alpha 20,000: where its spacing is not told, a solver takes its own."""
+    cosine = tiny_dit(in_channels=3)
+    cosine = replace(cosine, card=cosine.card.model_copy(update={"schedule": ScheduleConfig(name="cosine")}))
+    with pytest.raises(DifflabError, match=r"heun would begin at sigma / alpha 2\.03e\+04.*take the spacing karras"):
+        plan(cosine, draw(sampler="heun", spacing="trailing"))
+    assert plan(cosine, draw(sampler="heun"))[1][0].alpha > 0.006
