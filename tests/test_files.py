@@ -56,6 +56,18 @@ def test_a_folder_that_takes_no_files_is_named(
         files.write_text(tmp_path / "a.bin", "x")
 
 
+def test_a_place_is_tried_without_leaving_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.check_writable(tmp_path / "new" / "a.bin")
+    assert not list(tmp_path.iterdir())
+
+    def refuse(**_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "somewhere else")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(DifflabError, match=r"a\.bin: nothing can be written here"):
+        files.check_writable(tmp_path / "a.bin")
+
+
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("a file")
     with pytest.raises(DifflabError, match="a file stands where a folder is needed"):

@@ -45,10 +45,23 @@ def writing(path: Path, *, sync: bool = True) -> Iterator[IO[bytes]]:
             raise
 
 
+def check_writable(path: Path) -> None:
+    """Raise DifflabError where `path` could not be written; nothing is left there, nor are folders made."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    with explained(path), _taking_files(path), tempfile.TemporaryFile(dir=place):
+        pass
+
+
 def _temporary_beside(path: Path) -> tuple[int, str]:
-    try:
+    with _taking_files(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+
+
+@contextmanager
+def _taking_files(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError as error:  # what a file system that takes no files answers
         raise DifflabError(f"{path}: nothing can be written here; choose another folder.") from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,3 +89,16 @@ def test_clips_begin_with_given_frames_and_go_on(films, tmp_path):
         run("sample", "shapes-unet2d", "--out", tmp_path / "h.gif")
     with pytest.raises(DifflabError, match="percentile is 2"):
         run("sample", *model, "--percentile", 2, "--out", tmp_path / "f.npz")
+
+
+def test_films_are_shown_without_what_is_for_pictures(tmp_path):
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.width = stream.height = 16
+        for _ in range(5):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode())
+    assert "1 films, 0 of them broken" in run("data", "show", tmp_path)
+    with pytest.raises(DifflabError, match="holds films, which --grid, --size and --skip-broken are not for"):
+        run("data", "show", tmp_path, "--grid", tmp_path / "g.png")
+    assert not (tmp_path / "g.png").exists()

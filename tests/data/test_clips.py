@@ -296,6 +296,12 @@ def test_films_are_described(folder):
         describe_films(folder, "tset")
 
 
+def test_a_film_among_pictures_does_not_make_them_films(folder):
+    for number in range(5):
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / f"holiday-{number}.jpg")
+    assert not holds_films(folder)
+
+
 def test_batches_of_clips(folder):
     (batch,) = batches(open_clips(folder, Window(4), 16), 8)
     assert batch.x.shape == (3, 4, 16, 16, 3)

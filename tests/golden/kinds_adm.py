@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.golden.closeness import close
 
 import difflab
 from difflab.core.noise import GivenNoise
@@ -37,14 +38,6 @@ def recognise(case: dict[str, Any], folder: Path, fill: Fill) -> Run | None:
     return None
 
 
-def _close(name: str, found: Any, expected: np.ndarray, tolerance: float) -> None:
-    """max |found - expected| <= tolerance * std(expected)"""
-    gap = np.abs(np.asarray(found, np.float64) - expected).max()
-    assert gap <= tolerance * expected.std(), (
-        f"{name}: off by {gap / expected.std():.2e} of its std, allowed {tolerance:.0e}"
-    )
-
-
 def _load(case: dict[str, Any], folder: Path, fill: Fill) -> Model:
     """The case's random weights as a plain file; told is only what shapes do not tell."""
     weights = fill(json.loads((folder / case["weights"]["shapes"]).read_text()), case["weights"]["recipe_seed"])
@@ -60,7 +53,7 @@ def _forward(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> None
     model = _load(case, folder, fill)
     told = [torch.from_numpy(io[name]) for name in ("x", "t", "labels") if name in io]
     with torch.no_grad():
-        _close("out", model.network(*told), io["out"], case["tolerance"]["tol"])
+        close("out", model.network(*told), io["out"], case["tolerance"]["tol"])
 
 
 def _sampling(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> None:
@@ -73,8 +66,8 @@ def _sampling(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> Non
     np.testing.assert_array_equal(kept[::-1], io["timesteps"])
     noise = GivenNoise(torch.from_numpy(io["x_T"]), [torch.from_numpy(z) for z in io["noise"]])
     steps = list(walk(model, draw, noise, torch.from_numpy(io["labels"])))
-    _close("xs", np.stack([step.x for step in steps]), io["xs"][1:], tolerance["xs"])
-    _close("x0_preds", np.stack([step.estimate.x0 for step in steps]), io["x0_preds"], tolerance["x0_preds"])
+    close("xs", np.stack([step.x for step in steps]), io["xs"][1:], tolerance["xs"])
+    close("x0_preds", np.stack([step.estimate.x0 for step in steps]), io["x0_preds"], tolerance["x0_preds"])
 
 
 def _schedules(case: dict[str, Any], io: Arrays) -> None:
@@ -82,7 +75,8 @@ def _schedules(case: dict[str, Any], io: Arrays) -> None:
     for name, expected in io.items():
         parts = re.fullmatch(r"([a-z]+)_T(\d+)_(?:([^_]+)_)?(timesteps|betas|abar|logvar_min|logvar_max)", name)
         assert parts, name
-        _equal(name, _table(*parts.groups()), expected, case["tolerance"]["rtol"])
+        rtol = 0 if name.endswith("timesteps") else case["tolerance"]["rtol"]
+        np.testing.assert_allclose(_table(*parts.groups()), expected, rtol=rtol, err_msg=name)
 
 
 def _table(schedule: str, timesteps: str, respacing: str | None, table: str) -> np.ndarray:
@@ -102,7 +96,3 @@ def _table(schedule: str, timesteps: str, respacing: str | None, table: str) -> 
         return 1 - abar / np.append(1.0, abar[:-1])
     posteriors = Posteriors.of(Schedule(abar))
     return {"logvar_min": posteriors.log_small, "logvar_max": posteriors.log_large}[table]
-
-
-def _equal(name: str, found: np.ndarray, expected: np.ndarray, rtol: float) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0 if name.endswith("timesteps") else rtol, err_msg=name)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tests.golden.closeness import close
 
 import difflab
 from difflab.core.loss import diffusion_loss
@@ -62,14 +63,6 @@ def recognise(case: dict[str, Any], folder: Path, fill: Fill) -> Run | None:
     return None
 
 
-def _close(name: str, found: Any, expected: np.ndarray, tolerance: float) -> None:
-    """max |found - expected| <= tolerance * std(expected)"""
-    gap = np.abs(np.asarray(found, np.float64) - expected).max()
-    assert gap <= tolerance * expected.std(), (
-        f"{name}: off by {gap / expected.std():.2e} of its std, allowed {tolerance:.0e}"
-    )
-
-
 def _tolerance(case: dict[str, Any], name: str) -> float:
     tolerance = case["tolerance"]["tol"]
     return tolerance[name] if isinstance(tolerance, dict) else tolerance
@@ -108,7 +101,7 @@ def _forward(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> None
         module.register_forward_hook(lambda _m, _i, out, name=name: seen.__setitem__(name, out.clone()))
     seen["y"] = torch.from_numpy(_run(model, io["x"], io["t"]))
     for name in case["outputs"]:
-        _close(name, seen[name], io[name], _tolerance(case, name))
+        close(name, seen[name], io[name], _tolerance(case, name))
 
 
 def _watched(network: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -123,11 +116,11 @@ def _container(case: dict[str, Any], folder: Path, io: Arrays) -> None:
     settings = _configured(case)
     averaged = difflab.load(folder / case["file"], **settings)
     assert averaged.card.weights == "ema"
-    _close("y_ema", _run(averaged, io["x"], io["t"]), io["y_ema"], _tolerance(case, "y_ema"))
+    close("y_ema", _run(averaged, io["x"], io["t"]), io["y_ema"], _tolerance(case, "y_ema"))
     official = {**case["config"], "model": {**case["config"]["model"], "ema": False}}
     raw = difflab.load(folder / case["file"], config=official)
     assert raw.card.weights == "raw"
-    _close("y_raw", _run(raw, io["x"], io["t"]), io["y_raw"], _tolerance(case, "y_raw"))
+    close("y_raw", _run(raw, io["x"], io["t"]), io["y_raw"], _tolerance(case, "y_raw"))
 
 
 def _sampling(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> None:
@@ -142,19 +135,19 @@ def _sampling(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> Non
         beliefs.append(step.estimate.x0)
     grid = timestep_grid(model.schedule.timesteps, draw.steps, call["skip_type"], official_grid=True)
     np.testing.assert_array_equal(grid[::-1], io["timesteps"].astype(int))
-    _close("xs", torch.stack(states), io["xs"], _tolerance(case, "xs"))
-    _close("x0_preds", torch.stack(beliefs), io["x0_preds"], _tolerance(case, "x0_preds"))
+    close("xs", torch.stack(states), io["xs"], _tolerance(case, "xs"))
+    close("x0_preds", torch.stack(beliefs), io["x0_preds"], _tolerance(case, "x0_preds"))
     answer = difflab.sample(
         model, x_T=start, noise=noise, sampler=draw.sampler, steps=draw.steps, eta=draw.eta, spacing=call["skip_type"],
         official_grid=True, output="raw",
     )  # fmt: skip
-    _close("x_0", answer, io["x_0"], _tolerance(case, "x_0"))
+    close("x_0", answer, io["x_0"], _tolerance(case, "x_0"))
 
 
 def _training(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> None:
     model, optim, tolerance = _load(case, folder, fill), case["optim"], case["tolerance"]
     network = model.network.requires_grad_(True)
-    _close("y_start", _run(model, io["x_probe"], io["t_probe"]), io["y_start"], tolerance["tol"])
+    close("y_start", _run(model, io["x_probe"], io["t_probe"]), io["y_start"], tolerance["tol"])
     network.train()
     config = OptimConfig(
         name=optim["optimizer"].lower(), lr=optim["lr"], betas=(optim["beta1"], optim["beta2"]), eps=optim["eps"],
@@ -169,9 +162,9 @@ def _training(case: dict[str, Any], folder: Path, io: Arrays, fill: Fill) -> Non
         np.testing.assert_allclose(loss.item(), io["loss"][k], rtol=tolerance["loss_rtol"])
         np.testing.assert_allclose(norm.item(), io["grad_norm"][k], rtol=tolerance["grad_norm_rtol"])
     network.eval()
-    _close("y", _run(model, io["x_probe"], io["t_probe"]), io["y"], tolerance["tol"])
+    close("y", _run(model, io["x_probe"], io["t_probe"]), io["y"], tolerance["tol"])
     network.load_state_dict(ema.state_dict())
-    _close("y_ema", _run(model, io["x_probe"], io["t_probe"]), io["y_ema"], tolerance["tol"])
+    close("y_ema", _run(model, io["x_probe"], io["t_probe"]), io["y_ema"], tolerance["tol"])
 
 
 def _export(io: Arrays) -> None:
@@ -190,7 +183,7 @@ def _export(io: Arrays) -> None:
 def _slerp(case: dict[str, Any], io: Arrays) -> None:
     z1, z2 = torch.from_numpy(io["z1"]), torch.from_numpy(io["z2"])
     found = torch.stack([slerp(z1, z2, float(share)).reshape(io["z"].shape[1:]) for share in io["alpha"]])
-    _close("z", found, io["z"], case["tolerance"]["tol"])
+    close("z", found, io["z"], case["tolerance"]["tol"])
 
 
 def _embedding(case: dict[str, Any], io: Arrays) -> None:

@@ -5,7 +5,7 @@ import torch
 
 import difflab
 from difflab.errors import DifflabError
-from difflab.nets.adm import ADM, NoisyClassifier
+from difflab.nets.adm import ADM
 from difflab.zoo.adm_files import network_fields
 from difflab.zoo.families import ADM_NAMES, ADMConfig, adm_size
 
@@ -87,9 +87,9 @@ def test_incomplete_files_are_told(weights, lost, words):
 
 
 def test_its_relatives_are_called_by_their_names(tmp_path):
-    like = {name: SMALL[name] for name in ("image_size", "channel_mult", "attention_resolutions", "num_head_channels")}
-    network = NoisyClassifier(num_channels=64, num_res_blocks=1, **like)
-    torch.save(network.state_dict(), tmp_path / "classifier.pt")
+    state = ADM(**{**SMALL, "num_channels": 64}).state_dict()
+    classifier = {name: value for name, value in state.items() if not name.startswith(("output_blocks", "out.2"))}
+    torch.save({**classifier, "out.2.c_proj.weight": torch.zeros(5, 64, 1)}, tmp_path / "classifier.pt")
     with pytest.raises(DifflabError, match="this is a noisy classifier"):
         difflab.load(tmp_path / "classifier.pt")
     torch.save(

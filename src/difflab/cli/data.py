@@ -50,8 +50,13 @@ def show(
     from difflab.data.dataset import batches
     from difflab.data.sources import open_data
     from difflab.data.writers import save_samples
+    from difflab.errors import DifflabError
 
     if holds_films(source):
+        if grid is not None or size is not None or skip_broken:
+            raise DifflabError(
+                f"{source}: holds films, which --grid, --size and --skip-broken are not for; leave them out."
+            )
         print("\n".join(describe_films(source, split)))
         return
     dataset = open_data(source, split=split, size=size)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-Config = Annotated[str | None, typer.Option(help="What a checkpoint does not say: cifar10.yml, celeba.yml, church.yml, bedroom.yml or a path; a size such as DiT-B/4; or fields, num_heads=4,num_classes=10.")]  # fmt: skip
+Config = Annotated[str | None, typer.Option(help="What a checkpoint does not say: cifar10.yml, celeba.yml, church.yml, bedroom.yml or a path; a size such as DiT-B/4 or ADM-256; or fields, num_heads=4,num_classes=10.")]  # fmt: skip
 Vae = Annotated[str | None, typer.Option(help="Another autoencoder for a latent model: a name, a folder in diffusers' layout, or a hub id such as stabilityai/sd-vae-ft-mse.")]  # fmt: skip
 Seed = Annotated[int, typer.Option(min=0, help="Seed of the noise.")]
 Batch = Annotated[

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,8 +140,7 @@ def lognormal_timesteps(
         mean, deviation: of ln(sigma / alpha).
     """
     z = torch.randn(n // 2 + 1, generator=generator, dtype=torch.float64)
-    levels = torch.from_numpy(0.5 * (np.log1p(-schedule.alpha_bar) - np.log(schedule.alpha_bar.clip(min=1e-300))))
-    t = torch.searchsorted(levels, mean + deviation * torch.cat([z, -z])[:n])
+    t = torch.searchsorted(torch.from_numpy(-schedule.half_log_snrs), mean + deviation * torch.cat([z, -z])[:n])
     return t.clamp(max=schedule.timesteps - 1)
 
 

@@ -83,6 +83,11 @@ class Schedule:
         return float(np.interp(-log_bar, -self._log_bar, np.arange(self.timesteps)))
 
     @property
+    def half_log_snrs(self) -> np.ndarray:
+        """(T,) log(alpha / sigma) of every timestep, decreasing; pure noise counts as alpha^2 = 1e-300."""
+        return 0.5 * (self._log_bar - np.log1p(-self.alpha_bar))
+
+    @property
     def _log_bar(self) -> np.ndarray:
         return np.log(self.alpha_bar.clip(min=1e-300))
 
@@ -164,8 +169,8 @@ def solver_grid(schedule: Schedule, steps: int, spacing: SolverSpacing) -> np.nd
         raise DifflabError(
             f"steps is {steps}, but must lie between 1 and the model's {schedule.timesteps} training timesteps."
         )
-    levels = [half_log_snr(schedule.point(t)) for t in range(schedule.timesteps)]
-    first = max((t for t, level in enumerate(levels) if level >= _LEAST_HALF_LOGSNR), default=0)
+    levels = schedule.half_log_snrs
+    first = max(0, int(np.count_nonzero(levels >= _LEAST_HALF_LOGSNR)) - 1)
     if spacing == "time-uniform":
         return np.linspace(first, 0, steps + 1)[-2::-1]
     if spacing == "time-quadratic":  # of t = (label + 1) / T
@@ -215,8 +220,7 @@ def timestep_grid(
         return np.round(np.arange(timesteps, 0, -timesteps / steps)[:steps][::-1]).astype(np.int64) - 1
     if spacing == "linspace":
         return np.round(np.linspace(0, timesteps - 1, steps)).astype(np.int64)
-    known = sorted({*get_args(Spacing)} - {*get_args(SolverSpacing)})
-    raise DifflabError(f"spacing {spacing!r} is not known.{suggest(spacing, known)}")
+    raise DifflabError(f"spacing {spacing!r} is not known.{suggest(spacing, get_args(Spacing))}")
 
 
 def respaced_timesteps(timesteps: int, respacing: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import numpy as np
 from difflab.data.dataset import Crop, Item, Transform
 from difflab.data.films import SUFFIXES as FILM_SUFFIXES
 from difflab.data.films import Film, index_films, is_film, is_frame_folder, probe, read_frames
+from difflab.data.images import SUFFIXES as IMAGE_SUFFIXES
 from difflab.data.sources import data_root
 from difflab.errors import DifflabError, suggest
 
@@ -215,12 +217,13 @@ def open_clips(
 
 
 def holds_films(source: str | Path) -> bool:
-    """Whether a source is a data set of films by name or layout, or a folder with films in it."""
+    """Whether a source is a data set of films by name or layout, or a folder with no fewer films than pictures."""
     path = Path(source).expanduser()
     if source in FILM_SETS or (path / _UCF).is_dir() or (path / _SSV2).is_dir():
         return True
-    surely = FILM_SUFFIXES - {".gif"}  # which may be pictures
-    return path.is_dir() and any(entry.suffix.lower() in surely for entry in path.rglob("*"))
+    endings = Counter(entry.suffix.lower() for entry in path.rglob("*")) if path.is_dir() else Counter()
+    films = sum(endings[ending] for ending in FILM_SUFFIXES - IMAGE_SUFFIXES)  # a .gif may be either
+    return films > 0 and films >= sum(endings[ending] for ending in IMAGE_SUFFIXES)
 
 
 def describe_films(source: str | Path, split: str | None = None) -> list[str]:
@@ -229,6 +232,8 @@ def describe_films(source: str | Path, split: str | None = None) -> list[str]:
     Raises DifflabError if there is no such folder or split, or no film in it.
     """
     listed = _listed(_home(source), split)
+    if not listed.names:
+        raise DifflabError(f"{source}: {listed.what} names no film that is there.")
     films = index_films(listed.root, listed.names)
     sound = [film for film in films if not film.problem]
     lines = [f"{listed.what}: {len(films)} films, {len(films) - len(sound)} of them broken"]

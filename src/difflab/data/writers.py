@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from difflab.errors import DifflabError
-from difflab.files import explained, writing
+from difflab.files import check_writable, writing
 
 FRAME_RATE = 8  # frames a second at which clips play
 _ENDINGS = (".npz", ".png", ".gif", ".mp4")
@@ -90,9 +90,7 @@ def check_target(path: Path, count: int, clips: bool) -> None:
         raise DifflabError(f"{path}: {_STILL}")
     elif path.suffix != ".npz":
         check_grid(path, count)
-    place = next(folder for folder in path.parents if folder.exists())
-    with explained(path), tempfile.TemporaryFile(dir=place):
-        pass
+    check_writable(path)
 
 
 def _checked(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -92,10 +92,9 @@ def _about_grids(bench: Bench) -> Iterator[str]:
     for s in cells:
         if note := grid_note(bench.model, draw_of(s)):
             yield note
-    other = [s for s in cells if s.spacing not in (None, usual)]
-    if not other or "spacing" in bench.study.axes:
+    spacing, steps = bench.study.base.spacing, sorted(max(2, s.steps) for s in cells)
+    if spacing is None or spacing == usual or "spacing" in bench.study.axes:
         return
-    spacing, steps = bench.study.base.spacing, sorted({max(2, s.steps) for s in other})
     first = {name: _first_levels(bench, name, (steps[0], steps[-1])) for name in (spacing, usual)}
     yield (
         f"The timesteps are spaced {spacing}, not {usual} as in the official code. Sampling starts from pure noise, "
@@ -105,9 +104,9 @@ def _about_grids(bench: Bench) -> Iterator[str]:
     )
 
 
-def _first_levels(bench: Bench, spacing: Spacing | None, steps: tuple[int, int]) -> str:
+def _first_levels(bench: Bench, spacing: Spacing, steps: tuple[int, int]) -> str:
     """sigma / alpha at the first timestep, in words, for the fewest and the most steps."""
-    starts = [path(bench.model.schedule, n, spacing or "uniform")[0] for n in steps]
+    starts = [path(bench.model.schedule, n, spacing)[0] for n in steps]
     told = [f"{float(f'{at.sigma / at.alpha:.2g}'):,g}" if at.alpha else "infinitely many" for at in starts]
     return told[0] if told[0] == told[1] else f"{told[0]} (of {steps[0]} steps) and {told[1]} (of {steps[1]})"
 

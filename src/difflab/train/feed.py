@@ -1,10 +1,10 @@
-"""Which samples a step sees, and getting them ready while the step before still computes."""
+"""Which samples a step sees."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -67,31 +67,11 @@ class Feed:
         self.images = images
         self.rank, self.world = rank, world
         self._threads = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
-        self._ahead: tuple[int, Future[Batch]] | None = None
-        self._one_at_a_time = ThreadPoolExecutor(1)
         drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames
         self._decoded = self._decode_all() if not drawn and self._fits() else None
 
     def at(self, step: int) -> Batch:
         """The samples of one step."""
-        if self._ahead is not None and self._ahead[0] == step:
-            result = self._ahead[1].result()
-        else:
-            result = self._make(step)
-        self._ahead = (step + 1, self._one_at_a_time.submit(self._make, step + 1))
-        return result
-
-    def indices(self, step: int) -> np.ndarray:
-        """(batch,) indices into the data set of one step on this device."""
-        first = (step * self.world + self.rank) * self.batch
-        positions = np.arange(first, first + self.batch)
-        if isinstance(self.dataset, Shapes | ShapesClips):
-            return positions
-        n = len(self.dataset)
-        epochs = positions // n
-        return np.array([_order(self.seed, int(e), n)[p] for e, p in zip(epochs, positions % n, strict=True)])
-
-    def _make(self, step: int) -> Batch:
         indices = self.indices(step)
         mirrored = np.zeros(len(indices), bool)
         if self.flip:
@@ -106,6 +86,16 @@ class Feed:
             coin = mirrored.reshape(-1, *[1] * (pictures.ndim - 1))
             pictures = np.where(coin, pictures[..., ::-1, :], pictures)
         return Batch(np.ascontiguousarray(pictures), labels, indices)
+
+    def indices(self, step: int) -> np.ndarray:
+        """(batch,) indices into the data set of one step on this device."""
+        first = (step * self.world + self.rank) * self.batch
+        positions = np.arange(first, first + self.batch)
+        if isinstance(self.dataset, Shapes | ShapesClips):
+            return positions
+        n = len(self.dataset)
+        epochs = positions // n
+        return np.array([_order(self.seed, int(e), n)[p] for e, p in zip(epochs, positions % n, strict=True)])
 
     def _read(self, indices: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(self.dataset, Shapes | ShapesClips):

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -27,11 +27,14 @@ from difflab.data.latents import Latents
 from difflab.errors import DifflabError
 from difflab.train.config import AnyRecipe, DiffusionRecipe, parse_recipe
 from difflab.train.ema import EMA
-from difflab.train.feed import Feed, step_seed
+from difflab.train.feed import Batch, Feed, step_seed
 from difflab.train.objective import Drawn, Objective, make_objective
 from difflab.train.optim import make_optimizer, set_rate
 
 CHECKPOINT = "checkpoint.pt"
+
+_T = TypeVar("_T")
+_U = TypeVar("_U")
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,17 @@ class Trainer:
         return step_seed(self.recipe.seed, step, self.accelerator.process_index)
 
     def _drawings(self) -> Iterator[Drawn]:
-        """What each step that is left needs. Beside an accelerator the processor draws the next while this one trains;
-        where drawing asks a network, too, the two would share its settings, and where there is no accelerator, time."""
+        """What each step that is left needs; the next one's samples are read while this one trains. Beside an
+        accelerator they are drawn then, too, unless that asks a network: the two would share its settings."""
         steps, device = range(self.step, self.recipe.steps), self.accelerator.device
 
-        def draw(step: int) -> Drawn:
-            return self.objective.draw(self.feed.at(step), torch.Generator().manual_seed(self._seed(step)), device)
+        def draw(numbered: tuple[int, Batch]) -> Drawn:
+            step, batch = numbered
+            return self.objective.draw(batch, torch.Generator().manual_seed(self._seed(step)), device)
 
+        batches = zip(steps, one_ahead(self.feed.at, steps), strict=True)
         beside = device.type != "cpu" and not self.objective.asks_a_network
-        yield from one_ahead(draw, steps) if beside else map(draw, steps)
+        yield from one_ahead(draw, batches) if beside else map(draw, batches)
 
     def _losses(self, drawn: Drawn) -> Iterator[Tensor]:
         """The loss of each part of a batch, computed when it is asked for."""
@@ -175,10 +180,10 @@ class Trainer:
         return state
 
 
-def one_ahead(function: Callable[[int], Drawn], items: Iterable[int]) -> Iterator[Drawn]:
+def one_ahead(function: Callable[[_T], _U], items: Iterable[_T]) -> Iterator[_U]:
     """As `map`, but the next answer is made in a thread while the caller works on one."""
     with ThreadPoolExecutor(1) as thread:
-        coming: Future[Drawn] | None = None
+        coming: Future[_U] | None = None
         for item in items:
             made, coming = coming, thread.submit(function, item)
             if made is not None:

@@ -51,8 +51,9 @@ def load(
 
     Args:
         source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a training; an official
-            trainer file or state dict, of DDIM or DiT; a folder of diffusers' UNet2DModel or of its DiT. A zoo name
-            goes before a file of that name; for the file write `./name`.
+            trainer file or state dict, of DDIM, guided-diffusion, DiT or video-diffusion-pytorch; a folder of
+            diffusers' UNet2DModel or of its DiT. A zoo name goes before a file of that name; for the file write
+            `./name`.
         family: a name in `FAMILIES`.
         config: an official DDIM configuration by name, path or content; a size such as `DiT-B/4` or `ADM-256`; a
             configuration of the family's; or single fields of one, as a dict or as text, `num_heads=4,num_classes=10`.
