@@ -256,7 +256,7 @@ def test_between_timesteps_log_alpha_is_linear():
 def test_solver_grids_refuse_what_cannot_be():
     with pytest.raises(DifflabError, match="steps is 1001, but must lie between 1 and"):
         solver_grid(make_schedule("linear"), 1001, "logsnr")
-    with pytest.raises(DifflabError, match="'logsrn' is not known. Did you mean 'logsnr'"):
+    with pytest.raises(DifflabError, match=r"'logsrn' is not known\. Did you mean 'logsnr'"):
         grid_of(make_schedule("linear"), 10, "logsrn")
     with pytest.raises(DifflabError, match="logsnr' has no official grid"):
         grid_of(make_schedule("linear"), 10, "logsnr", official_grid=True)
