@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from difflab.nets.dit import DESIGNS, DiT, position_table
+from difflab.nets.dit import DESIGNS, DiT, position_table, Told
 from difflab.zoo.families import DIT_NAMES, DiTConfig, dit_size
 
 SMALL = {"input_size": 8, "hidden_size": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
@@ -66,7 +66,8 @@ def test_only_with_zero_gates_is_a_block_the_identity_at_first():
     tokens, c = torch.randn(2, 16, 32), torch.randn(2, 32)
     for design in DESIGNS:
         block = built(conditioning=design).blocks[0]
-        same = torch.equal(block(tokens, c, torch.randn(2, 2, 32)), tokens)
+        told = Told(c, torch.randn(2, 2, 32), torch.randn(2, 6, 32) if DESIGNS[design].shared else None)
+        same = torch.equal(block(tokens, told), tokens)
         assert same == (design == "adaln-zero"), design
 
 

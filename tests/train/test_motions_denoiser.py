@@ -15,7 +15,7 @@ from difflab.core.sampler import DDIM, final, trajectory
 from difflab.core.schedule import make_schedule, path
 from difflab.data.shapes import BACKGROUNDS, COLOURS
 from difflab.data.shapes_clips import CLASSES, ShapesClips, draw_clips, every_way, recognise_clips, sample_motions
-from difflab.train.motions_denoiser import MotionsDenoiser
+from difflab.train.motions_denoiser import MotionsDenoiser, known_of_classes
 from difflab.zoo.codec import decode, encode
 
 FRAMES = 2  # of which the world has 41,760 clips
@@ -70,7 +70,7 @@ def test_it_is_bayes_rule_over_every_clip_of_the_world(t, told):
     x0 = encode(clips)
     at = SCHEDULE.point(t)
     x = at.alpha * x0 + at.sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(t))
-    found = DENOISER(x, at, torch.from_numpy(labels) if told else None).x0
+    found = DENOISER(x, at, known_of_classes(torch.from_numpy(labels)) if told else None).x0
     for one, label, mean in zip(x, labels, found, strict=True):
         expected = brute_force(one, at.alpha, at.sigma, int(label) if told else None)
         torch.testing.assert_close(mean, expected, rtol=0, atol=0.01)  # the list is rounded to grey levels of 0.008
@@ -81,8 +81,8 @@ def test_one_past_the_last_class_is_no_class():
     at = SCHEDULE.at(torch.tensor([300, 800, 950]), 5)
     x = add_noise(x0, torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)), at)
     hidden = torch.full((3,), len(CLASSES))
-    torch.testing.assert_close(DENOISER(x, at, hidden).x0, DENOISER(x, at).x0)
-    mixed = DENOISER(x, at, torch.tensor([len(CLASSES), 5, len(CLASSES)])).x0
+    torch.testing.assert_close(DENOISER(x, at, known_of_classes(hidden)).x0, DENOISER(x, at).x0)
+    mixed = DENOISER(x, at, known_of_classes(torch.tensor([len(CLASSES), 5, len(CLASSES)]))).x0
     torch.testing.assert_close(mixed[::2], DENOISER(x, at).x0[::2])
     assert not torch.allclose(mixed[1], DENOISER(x, at).x0[1], atol=0.05)
 
@@ -92,7 +92,7 @@ def test_what_little_noise_hides_is_seen(t):
     clips, labels = ShapesClips(frames=FRAMES, seed=1).batch(np.arange(8))
     x0, at = encode(clips), SCHEDULE.point(t)
     x = at.alpha * x0 + at.sigma * torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
-    found = DENOISER(x, at, torch.from_numpy(labels))
+    found = DENOISER(x, at, known_of_classes(torch.from_numpy(labels)))
     torch.testing.assert_close(found.x0, x0, rtol=0, atol=0.005)
     torch.testing.assert_close(at.alpha * found.x0 + at.sigma * found.eps, x)
 
@@ -101,7 +101,7 @@ def test_ddim_with_it_draws_clips_of_the_world_that_move_as_asked():
     labels = torch.arange(16)
     denoiser = MotionsDenoiser(8)
     noise = SeededNoise(0, range(16), (3, 8, 32, 32))
-    x = final(trajectory(lambda x, at: denoiser(x, at, labels), DDIM(), path(SCHEDULE, 20, "trailing"), noise))
+    x = final(trajectory(lambda x, at: denoiser(x, at, known_of_classes(labels)), DDIM(), path(SCHEDULE, 20, "trailing"), noise))
     found = recognise_clips(decode(x))
     assert found.valid.all()
     np.testing.assert_array_equal(found.motions.labels, labels)

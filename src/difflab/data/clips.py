@@ -163,6 +163,11 @@ class Clips:
     def __getitem__(self, index: int) -> Item:
         return self.item(index, (0, index))
 
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """The caption of a film, none where it has no such."""
+        caption = self.listed.captions[self.kept[index]]
+        return () if caption is None else (caption,)
+
     def item(self, index: int, seed: Sequence[int]) -> Item:
         """A clip of film `index`, its window by `seed` where that is random."""
         if not 0 <= index < len(self.kept):

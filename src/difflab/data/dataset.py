@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -51,6 +51,13 @@ class Dataset(Protocol):
     def classes(self) -> tuple[str, ...] | None: ...
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Item: ...
+
+
+@runtime_checkable
+class Captioned(Protocol):
+    """A data set whose items have captions, one or several each."""
+
+    def captions_of(self, index: int, /) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)

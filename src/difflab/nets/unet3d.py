@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from difflab.nets.caption import Caption, CaptionAttention, unpack
 from difflab.nets.layers import silu, sincos_embedding
 
 Norm = Literal["rms", "group"]
@@ -253,32 +254,58 @@ def relative_buckets(frames: int, buckets: int = _BUCKETS, furthest: int = _FURT
     return table[ahead.abs().clamp(max=furthest)] + half * (ahead > 0)
 
 
+class WordAttention(nn.Module):
+    """Every place of every frame attends to the tokens of the clip's caption; nothing at first."""
+
+    def __init__(self, channels: int, heads: int, told: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-5, bias=False)
+        self.attend = CaptionAttention(channels, heads, told)
+        nn.init.zeros_(self.attend.proj.weight)
+        nn.init.zeros_(self.attend.proj.bias)
+
+    def forward(self, h: Tensor, words: Caption) -> Tensor:
+        """(B F, C, H, W) -> the same."""
+        tokens = _tokens(h)  # (B F, P, C)
+        clips = tokens.unflatten(0, (len(words.tokens), -1)).flatten(1, 2)
+        return _pictures(tokens + self.attend(self.norm(clips), words.tokens, words.present).view_as(tokens), h)
+
+
 class Resolution(nn.Module):
-    """Two residual blocks, spatial and temporal attention, and the change of resolution, where there are such."""
+    """Two residual blocks, spatial and temporal attention, attention to a caption, and the change of resolution, where
+    there are such."""
 
     def __init__(self, block1: ResidualBlock, block2: ResidualBlock, spatial: nn.Module | None,
-                 temporal: TemporalAttention | None, resample: nn.Module | None) -> None:  # fmt: skip
+                 temporal: TemporalAttention | None, resample: nn.Module | None,
+                 words: WordAttention | None = None) -> None:  # fmt: skip
         super().__init__()
         self.block1, self.block2 = block1, block2
         self.spatial, self.temporal, self.resample = spatial, temporal, resample
+        self.words = words
 
-    def forward(self, h: Tensor, swished: Tensor, clip: Clip, positions: Positions) -> Tensor:
+    def forward(self, h: Tensor, swished: Tensor, clip: Clip, positions: Positions, words: Caption | None) -> Tensor:
         h = self.block2(self.block1(h, swished, clip), swished, clip)
         if self.spatial is not None:
             h = self.spatial(h)
+        if self.words is not None and words is not None:
+            h = self.words(h, words)
         return h if self.temporal is None else self.temporal(h, clip, positions)
 
 
 class Middle(nn.Module):
-    """Block, full spatial attention, temporal attention, block at the lowest resolution."""
+    """Block, full spatial attention, attention to a caption where there is one, temporal attention, block at the lowest
+    resolution."""
 
     def __init__(self, block1: ResidualBlock, spatial: SpatialAttention, temporal: TemporalAttention,
-                 block2: ResidualBlock) -> None:  # fmt: skip
+                 block2: ResidualBlock, words: WordAttention | None = None) -> None:  # fmt: skip
         super().__init__()
         self.block1, self.spatial, self.temporal, self.block2 = block1, spatial, temporal, block2
+        self.words = words
 
-    def forward(self, h: Tensor, swished: Tensor, clip: Clip, positions: Positions) -> Tensor:
+    def forward(self, h: Tensor, swished: Tensor, clip: Clip, positions: Positions, words: Caption | None) -> Tensor:
         h = self.spatial(self.block1(h, swished, clip))
+        if self.words is not None and words is not None:
+            h = self.words(h, words)
         return self.block2(self.temporal(h, clip, positions), swished, clip)
 
 
@@ -301,6 +328,8 @@ class UNet3D(nn.Module):
             resolutions and in the middle alone, in the place of linear attention and of temporal attention everywhere.
         strict_mask: whether the first temporal attention, too, obeys what frames are linked. The reference's does not.
         patch: side of the pixel blocks folded into channels, as in `UNet2D`; 1 is the reference.
+        cond_tokens: whether the condition is a caption, whose vector takes the way of the reference's and whose tokens
+            are attended to wherever there is temporal attention. The reference has the vector alone.
     """
 
     # What meets pixels, timesteps or conditions rather than hidden channels; see `train.optim`.
@@ -325,6 +354,7 @@ class UNet3D(nn.Module):
         attn_resolutions: Sequence[int] | None = None,
         strict_mask: bool = False,
         patch: int = 1,
+        cond_tokens: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.dim, self.head_width, self.strict_mask = channels, dim, attn_dim_head, strict_mask
@@ -339,6 +369,9 @@ class UNet3D(nn.Module):
         def temporal(width: int) -> TemporalAttention:
             return TemporalAttention(width, attn_heads, attn_dim_head)
 
+        def words(width: int) -> WordAttention | None:
+            return WordAttention(width, attn_heads, cond_dim) if cond_tokens and cond_dim else None
+
         def level(i: int, c_in: int, c_out: int, resample: nn.Module | None) -> Resolution:
             spatial: nn.Module | None = None
             attends = attn_resolutions is None or image_size // patch >> i in attn_resolutions
@@ -347,13 +380,16 @@ class UNet3D(nn.Module):
             elif use_sparse_linear_attn:
                 spatial = LinearAttention(c_out, attn_heads)
             blocks = block(c_in, c_out), block(c_out, c_out)
-            return Resolution(*blocks, spatial, temporal(c_out) if attends else None, resample)
+            if not attends:
+                return Resolution(*blocks, spatial, None, resample)
+            return Resolution(*blocks, spatial, temporal(c_out), resample, words(c_out))
 
         self.position_bias = nn.Embedding(_BUCKETS, attn_heads)
         self.init_conv = nn.Conv2d(channels * patch**2, dim, init_kernel_size, padding=init_kernel_size // 2)
         self.init_temporal = temporal(dim) if attn_resolutions is None else None
         self.time_mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, 4 * dim))
         self.null_condition = nn.Parameter(torch.randn(cond_dim)) if cond_dim else None
+        self.null_token = nn.Parameter(torch.randn(cond_dim)) if cond_dim and cond_tokens else None
         self.class_table = nn.Embedding(num_classes, cond_dim) if num_classes and cond_dim else None
         pairs = list(pairwise(widths))
         last = len(pairs) - 1
@@ -363,8 +399,9 @@ class UNet3D(nn.Module):
         )
         deepest = widths[-1]
         self.mid = Middle(
-            block(deepest, deepest), SpatialAttention(deepest, attn_heads), temporal(deepest), block(deepest, deepest)
-        )
+            block(deepest, deepest), SpatialAttention(deepest, attn_heads), temporal(deepest), block(deepest, deepest),
+            words(deepest),
+        )  # fmt: skip
         self.ups = nn.ModuleList(
             level(i, 2 * b, a, nn.ConvTranspose2d(a, a, 4, stride=2, padding=1) if i > 0 else None)
             for i, (a, b) in reversed(list(enumerate(pairs)))
@@ -380,8 +417,8 @@ class UNet3D(nn.Module):
         Args:
             x: (B, channels, F, H, W).
             t: (B,) timesteps.
-            condition: vectors (B, cond_dim) float, or classes (B,) int64, `num_classes` for none; rows of NaN are
-                vectors that are hidden, too.
+            condition: vectors (B, cond_dim) float, with `cond_tokens` captions (B, 1 + L, cond_dim), see `nets.caption`,
+                or classes (B,) int64, `num_classes` for none; rows of NaN are vectors that are hidden, too.
             alone: (B,) bool: whether each frame of a sample sees itself alone (the reference's focus_present_mask).
             images: how many of the last frames are single pictures, no part of the clip.
 
@@ -397,7 +434,11 @@ class UNet3D(nn.Module):
         if images and self.norm == "group":
             raise ValueError("pictures beside a clip need norm rms, else the norm's statistics mix them with it")
         positions = self._positions(frames, x.device)
-        swished = silu(self._embed(t, condition))  # every block swishes the same vector: once is enough
+        words, vector = None, condition
+        if condition is not None and self.null_condition is not None and self.null_token is not None:
+            words = unpack(condition, self.null_condition, self.null_token)
+            vector = words.vector
+        swished = silu(self._embed(t, vector))  # every block swishes the same vector: once is enough
         h = x.transpose(1, 2).flatten(0, 1)
         h = F.pixel_unshuffle(h, self.patch) if self.patch > 1 else h
         h = self.init_conv(h.contiguous(memory_format=torch.channels_last))
@@ -405,12 +446,12 @@ class UNet3D(nn.Module):
             h = self.init_temporal(h, clip if self.strict_mask else clip.free, positions)
         first, skips = h, []
         for down in cast(list[Resolution], list(self.downs)):
-            h = down(h, swished, clip, positions)
+            h = down(h, swished, clip, positions, words)
             skips.append(h)
             h = h if down.resample is None else down.resample(h)
-        h = self.mid(h, swished, clip, positions)
+        h = self.mid(h, swished, clip, positions, words)
         for up in cast(list[Resolution], list(self.ups)):
-            h = up(torch.cat([h, skips.pop()], dim=1), swished, clip, positions)
+            h = up(torch.cat([h, skips.pop()], dim=1), swished, clip, positions, words)
             h = h if up.resample is None else up.resample(h)
         h = self.final_conv(self.final_block(torch.cat([h, first], dim=1), None, clip))
         h = F.pixel_shuffle(h, self.patch) if self.patch > 1 else h

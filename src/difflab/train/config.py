@@ -123,7 +123,8 @@ class DiffusionRecipe(Recipe):
     error: `l2` squares what the network is off, `l1`, as video-diffusion-pytorch usually does, does not. The
     official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
     network that learns its variance (learn_sigma), AdamW at 1e-4 and no clipping. autoencoder: by name, path or hub
-    id (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. start: a model whose weights it begins with,
+    id (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. text_encoder: by name, path or hub id (see
+    `zoo.text.open_text_encoder`), for a network that is told captions (cond_dim). start: a model whose weights it begins with,
     to be tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every: steps between
     pictures. timesteps: `uniform`, `antithetic` pairs of such, or `lognormal` noise levels, of which noise_level
     has mean and standard deviation (see `core.loss.lognormal_timesteps`). target: what the network learns to tell
@@ -137,6 +138,7 @@ class DiffusionRecipe(Recipe):
     family: FamilyName = "unet2d"
     network: SerializeAsAny[NetworkConfig]
     autoencoder: str | None = None
+    text_encoder: str | None = None
     start: str | None = None
     schedule: ScheduleConfig = ScheduleConfig()
     prediction: Prediction = "eps"
@@ -174,8 +176,25 @@ class DiffusionRecipe(Recipe):
 
     @model_validator(mode="after")
     def _directions_are_not_mirrored(self) -> DiffusionRecipe:
-        if self.data.source == "shapes" and self.data.frames and self.data.flip and (self.network.classes or 1) > 1:
+        if self.data.source != "shapes" or not self.data.flip:
+            return self
+        if self.data.frames and (self.network.classes or 1) > 1:
             raise ValueError("data.flip is true, but a mirrored clip moves in another direction; set it to false")
+        if self.text_encoder is not None:
+            raise ValueError("data.flip is true, but a mirrored scene is not what its caption says; set it to false")
+        return self
+
+    @model_validator(mode="after")
+    def _captions_are_read(self) -> DiffusionRecipe:
+        width = self.network.condition_width
+        if self.text_encoder is not None and width is None:
+            raise ValueError(
+                "text_encoder is given, but the network is told no captions; set network.cond_dim to its width"
+            )
+        if self.text_encoder is None and width is not None:
+            raise ValueError(
+                f"network.cond_dim is {width}, but nothing makes vectors of captions; give a text_encoder"
+            )
         return self
 
     @model_validator(mode="after")
@@ -284,17 +303,37 @@ class AutoencoderRecipe(Recipe):
         return self
 
 
-AnyRecipe = DiffusionRecipe | FeaturesRecipe | AutoencoderRecipe
+class TextRecipe(Recipe):
+    """A text encoder for the language of `shapes`, of scenes and of clips alike, that learns to read: to tell from a
+    sentence everything that it asks for."""
+
+    kind: Literal["text"] = "text"
+    width: Positive = 64
+    depth: Positive = 2
+    heads: Positive = 4
+    length: Annotated[int, Gt(1)] = 24
+
+    @model_validator(mode="after")
+    def _language_is_known(self) -> TextRecipe:
+        if self.data.source != "shapes":
+            raise ValueError(f"data.source is {self.data.source}, but only the language of shapes is learned; choose it")
+        if self.width % self.heads:
+            raise ValueError(f"width is {self.width}, but {self.heads} heads need a multiple of {self.heads}")
+        return self
+
+
+AnyRecipe = DiffusionRecipe | FeaturesRecipe | AutoencoderRecipe | TextRecipe
 _KINDS: dict[str, type[AnyRecipe]] = {
     "diffusion": DiffusionRecipe,
     "features": FeaturesRecipe,
     "autoencoder": AutoencoderRecipe,
+    "text": TextRecipe,
 }
 
 
 def folder_of(recipe: AnyRecipe) -> Folder:
     """Where the finished network of a recipe is kept."""
-    folders: dict[str, Folder] = {"diffusion": "models", "features": "features", "autoencoder": "autoencoders"}
+    folders: dict[str, Folder] = {"diffusion": "models", "features": "features", "autoencoder": "autoencoders", "text": "text"}
     return folders[recipe.kind]
 
 

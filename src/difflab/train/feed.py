@@ -10,8 +10,9 @@ from functools import lru_cache
 
 import numpy as np
 
+from difflab.data.captions import clip_captions, scene_captions
 from difflab.data.clips import Clips
-from difflab.data.dataset import Dataset, Item
+from difflab.data.dataset import Captioned, Dataset, Item
 from difflab.data.latents import Latents
 from difflab.data.shapes import Shapes
 from difflab.data.shapes_clips import ShapesClips
@@ -27,13 +28,14 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 @dataclass(frozen=True)
 class Batch:
     """pictures (B, H, W, C), or clips (B, F, H, W, C), uint8; labels (B,) int64, -1 where there is none; indices (B,)
-    into the data set; moments
-    (B, 2 C, h, w) float32 of stored latents, in the place of pictures, which are empty then."""
+    into the data set; moments (B, 2 C, h, w) float32 of stored latents, in the place of pictures, which are empty then;
+    captions (B), empty where there is none, None unless asked for."""
 
     pictures: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
     moments: np.ndarray | None = None
+    captions: list[str] | None = None
 
 
 class Feed:
@@ -47,6 +49,7 @@ class Feed:
         seed: of the order and the mirroring.
         flip: mirror each picture with probability one half.
         images: how many single frames of other clips follow each clip's own frames.
+        captions: whether batches have captions; of several that an item has, one at random.
         rank, world: this device's number and how many there are.
         workers: threads that decode; None is one for each processor, 16 at most.
     """
@@ -59,12 +62,13 @@ class Feed:
         *,
         flip: bool = False,
         images: int = 0,
+        captions: bool = False,
         rank: int = 0,
         world: int = 1,
         workers: int | None = None,
     ) -> None:
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
-        self.images = images
+        self.images, self.captions = images, captions
         self.rank, self.world = rank, world
         self._threads = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
         drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames
@@ -72,6 +76,14 @@ class Feed:
 
     def at(self, step: int) -> Batch:
         """The samples of one step."""
+        batch = self._at(step)
+        return replace(batch, captions=self._captions(batch.indices, step)) if self.captions else batch
+
+    def _captions(self, indices: np.ndarray, step: int) -> list[str]:
+        pick = np.random.default_rng([self.seed, step, self.rank, 2]).random(len(indices))
+        return captions_in(self.dataset, indices, pick)
+
+    def _at(self, step: int) -> Batch:
         indices = self.indices(step)
         mirrored = np.zeros(len(indices), bool)
         if self.flip:
@@ -132,6 +144,20 @@ class Feed:
         for i, item in enumerate(self._threads.map(item_of, range(n))):
             pictures[i], labels[i] = item.x, -1 if item.label is None else item.label
         return pictures, labels
+
+
+def captions_in(dataset: Dataset | Latents, indices: np.ndarray, pick: np.ndarray) -> list[str]:
+    """A caption of each item, empty where it has none; of several the one at `pick` (N,), 0 to 1, on their list.
+
+    Of scenes and clips of `shapes` it is a sentence whose form depends on the item.
+    """
+    if isinstance(dataset, Shapes):
+        return scene_captions(dataset.seed, indices)
+    if isinstance(dataset, ShapesClips):
+        return clip_captions(dataset.seed, indices)
+    assert isinstance(dataset, Captioned), "checked before"
+    known = [dataset.captions_of(int(index)) for index in indices]
+    return [said[int(p * len(said))] if said else "" for said, p in zip(known, pick, strict=True)]
 
 
 def _item_of(dataset: Dataset | Latents) -> Callable[[int], Item]:

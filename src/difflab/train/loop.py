@@ -77,7 +77,8 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(make_optimizer(network, recipe.optim))
         self.feed = Feed(
             dataset, recipe.batch // world, recipe.seed,
-            flip=recipe.data.flip, images=recipe.data.images, rank=self.accelerator.process_index, world=world,
+            flip=recipe.data.flip, images=recipe.data.images, captions=_reads(recipe),
+            rank=self.accelerator.process_index, world=world,
         )  # fmt: skip
         self.step = 0
         self.seconds = self.seconds_before = 0.0
@@ -178,6 +179,11 @@ class Trainer:
         if self.ema is not None:
             state |= {name: value.cpu().clone() for name, value in self.ema.state_dict().items()}
         return state
+
+
+def _reads(recipe: AnyRecipe) -> bool:
+    """Whether the network is told captions."""
+    return isinstance(recipe, DiffusionRecipe) and recipe.text_encoder is not None
 
 
 def one_ahead(function: Callable[[_T], _U], items: Iterable[_T]) -> Iterator[_U]:

@@ -15,23 +15,26 @@ from difflab.core.denoiser import Estimate
 from difflab.core.loss import antithetic_timesteps, diffusion_loss, hybrid_terms, lognormal_timesteps
 from difflab.core.posterior import Posteriors
 from difflab.core.schedule import Places
-from difflab.data.dataset import Dataset
+from difflab.data.captions import PLACES, RELATIONS, WORDS, clip_captions, read, scene_captions
+from difflab.data.dataset import Captioned, Dataset
 from difflab.data.latents import Latents
-from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, sample_scenes
-from difflab.data.shapes_clips import DIRECTIONS, SPEEDS, sample_motions
+from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, Shapes, sample_scenes
+from difflab.data.shapes_clips import DIRECTIONS, SPEEDS, ShapesClips, sample_motions
 from difflab.data.transforms import Pixels, scale_unit
 from difflab.errors import DifflabError, suggest
 from difflab.nets.autoencoder import KLAutoencoder, Posterior
 from difflab.nets.dit import DiT
+from difflab.nets.text import SmallText
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
-from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
+from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe, TextRecipe
 from difflab.train.feed import Batch
-from difflab.train.motions_denoiser import MotionsDenoiser
+from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions, known_of_classes
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.train.start import begin_with
 from difflab.zoo.autoencoder import Autoencoder, open_autoencoder
 from difflab.zoo.codec import encode, encode_moments
 from difflab.zoo.families import FAMILIES
+from difflab.zoo.text import SmallTextConfig, TextEncoder, open_text_encoder
 
 Drawn = tuple[Tensor, ...]  # everything a loss needs of a batch, each (B, ..)
 
@@ -61,7 +64,8 @@ class DiffusionObjective:
         self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
         self.denoiser = _exact(recipe) if recipe.target == "exact" else None
         self.autoencoder: Autoencoder | None = None
-        self.asks_a_network = recipe.autoencoder is not None
+        self.text_encoder: TextEncoder | None = None
+        self.asks_a_network = recipe.autoencoder is not None or recipe.text_encoder is not None
 
     def build(self) -> nn.Module:
         """The network with its initial weights, or those of the model that it starts from."""
@@ -73,17 +77,27 @@ class DiffusionObjective:
         return network
 
     def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
-        """Data in model space, timesteps and noise; for a network that is told classes, these, some of them hidden."""
+        """Data in model space, timesteps and noise; for a network that is told classes or captions, these, some of them
+        hidden; and where the exact mean is learned, what they say."""
         x0 = self._model_space(batch, generator, device)
         t = self._timesteps(len(x0), generator).to(device)
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        if self.recipe.network.classes is None:
-            return x0, t, eps
-        return x0, t, eps, self._labels(batch, generator).to(device)
+        drawn = [x0, t, eps]
+        if self.recipe.network.classes is not None:
+            labels = self._labels(batch, generator).to(device)
+            drawn.append(labels)
+        elif self.recipe.text_encoder is not None:
+            captions = self._captions(batch, generator)
+            drawn.append(self._read(captions, device))
+        if isinstance(self.denoiser, MotionsDenoiser) and len(drawn) > 3:
+            known = known_of_captions(captions) if self.recipe.text_encoder else known_of_classes(labels)
+            drawn.append(known.to(device))
+        return tuple(drawn)
 
     def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
         """Mean loss of what was drawn."""
-        x0, t, eps, *told = drawn
+        x0, t, eps, *more = drawn
+        told, known = more[:1], more[1] if len(more) > 1 else None
         beside = {"images": self.recipe.data.images} if self.recipe.data.images else {}
 
         def answer(x: Tensor, t: Tensor) -> Tensor:
@@ -92,12 +106,12 @@ class DiffusionObjective:
         if self.posteriors is not None:
             error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors)
             return (error + bound).mean()
-        r, exact = self.recipe, self._denoiser(x0.device, told[0] if told else None)
+        r, exact = self.recipe, self._denoiser(x0.device, known)
         return diffusion_loss(answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, exact, r.error)
 
-    def _denoiser(self, device: torch.device, labels: Tensor | None) -> Callable[[Tensor, Places], Estimate] | None:
+    def _denoiser(self, device: torch.device, known: Tensor | None) -> Callable[[Tensor, Places], Estimate] | None:
         if isinstance(self.denoiser, MotionsDenoiser):
-            return partial(self.denoiser.to(device), labels=labels)
+            return partial(self.denoiser.to(device), known=known)
         return self.denoiser.to(device) if self.denoiser else None
 
     def opened_autoencoder(self, device: torch.device) -> Autoencoder | None:
@@ -112,6 +126,30 @@ class DiffusionObjective:
                     f"in {self.recipe.autoencoder}; set network.input_size, in_channels and data.size to fit."
                 )
         return self.autoencoder
+
+    def opened_text_encoder(self, device: torch.device) -> TextEncoder | None:
+        """What reads the captions, opened once. Raises DifflabError if its vectors do not fit the network."""
+        name, due = self.recipe.text_encoder, self.recipe.network.condition_width
+        if name is not None and self.text_encoder is None:
+            self.text_encoder = open_text_encoder(name, device)
+            if self.text_encoder.width != due:
+                raise DifflabError(
+                    f"{self.recipe.name}: {name} makes vectors of {self.text_encoder.width} numbers, but network.cond_dim "
+                    f"is {due}; set it to {self.text_encoder.width}."
+                )
+        return self.text_encoder
+
+    def _captions(self, batch: Batch, generator: torch.Generator) -> list[str]:
+        """Captions, the hidden ones empty."""
+        assert batch.captions is not None
+        shown = torch.rand(len(batch.captions), generator=generator) >= self.recipe.network.hidden_share
+        return [caption if s else "" for caption, s in zip(batch.captions, shown.tolist(), strict=True)]
+
+    def _read(self, captions: list[str], device: torch.device) -> Tensor:
+        encoder = self.opened_text_encoder(device)
+        assert encoder is not None
+        made = encoder.encode(captions)
+        return made if self.recipe.network.reads_tokens else made[:, 0]
 
     def _model_space(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
         autoencoder = self.opened_autoencoder(device)
@@ -184,6 +222,61 @@ class FeaturesObjective:
         return {head: torch.from_numpy(batch.labels) for head in self.recipe.heads}
 
 
+class TextObjective:
+    """Cross entropy of what a sentence asks for, for sentences about scenes and about clips in turn."""
+
+    asks_a_network = False
+
+    def __init__(self, recipe: TextRecipe) -> None:
+        self.recipe = recipe
+        self.config = SmallTextConfig(
+            words=WORDS, width=recipe.width, depth=recipe.depth, heads=recipe.heads, length=recipe.length,
+            targets=READ,
+        )  # fmt: skip
+        self.network = SmallText(**self.config.model_dump())
+
+    def build(self) -> nn.Module:
+        """The network with its initial weights."""
+        return self.network
+
+    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+        """Word numbers of sentences, and the right answer to each question."""
+        seed, half = self.recipe.data.seed, len(batch.indices) // 2
+        texts = [*scene_captions(seed, batch.indices[half:]), *clip_captions(seed, batch.indices[:half])]
+        answers = [claimed(text) for text in texts]
+        numbers, _ = self.network.numbered(texts)
+        targets = (torch.tensor([answer[name] for answer in answers]) for name in READ)
+        return tuple(part.to(device) for part in (numbers, *targets))
+
+    def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
+        """Mean loss of what was drawn."""
+        numbers, *targets = drawn
+        logits = network(numbers).answers
+        losses = [F.cross_entropy(logits[name].float(), target) for name, target in zip(READ, targets, strict=True)]
+        return torch.stack(losses).sum()
+
+
+_THING_ANSWERS = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "place": len(PLACES)}
+READ = {  # what is asked of a sentence, and how many answers there are, 0 of which is that it does not say
+    **{f"{which} {name}": 1 + n for which in ("first", "second") for name, n in _THING_ANSWERS.items()},
+    "relation": 1 + len(RELATIONS),
+    "background": 1 + len(BACKGROUNDS),
+    "direction": 1 + len(DIRECTIONS),
+    "speed": 1 + len(SPEEDS),
+}
+
+
+def claimed(text: str) -> dict[str, int]:
+    """The answers of a sentence to what is asked in `READ`."""
+    claim = read(text)
+    said: dict[str, int | None] = dict.fromkeys(READ)
+    for which, thing in zip(("first", "second"), claim.things, strict=False):
+        said |= {f"{which} {name}": getattr(thing, name) for name in _THING_ANSWERS}
+    relation = None if claim.relation is None else list(RELATIONS).index(claim.relation)
+    said |= {"relation": relation, **{name: getattr(claim, name) for name in ("background", "direction", "speed")}}
+    return {name: 0 if value is None else 1 + value for name, value in said.items()}
+
+
 class AutoencoderObjective:
     """Squared error of the reconstruction and the KL divergence; see `AutoencoderRecipe`."""
 
@@ -220,6 +313,8 @@ def make_objective(recipe: AnyRecipe) -> Objective:
         return DiffusionObjective(recipe)
     if isinstance(recipe, AutoencoderRecipe):
         return AutoencoderObjective(recipe)
+    if isinstance(recipe, TextRecipe):
+        return TextObjective(recipe)
     return FeaturesObjective(recipe)
 
 
@@ -267,6 +362,17 @@ def check_classes(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
         raise DifflabError(
             f"{recipe.name}: the data have {found} classes, but the network is told {told} apart; set "
             f"network.num_classes to {found}."
+        )
+
+
+def check_captions(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
+    """Raise DifflabError where the network is to be told captions and the data have none."""
+    if recipe.text_encoder is None or isinstance(dataset, Shapes | ShapesClips):
+        return
+    if not isinstance(dataset, Captioned) or not dataset.captions_of(0):
+        raise DifflabError(
+            f"{recipe.name}: has a text_encoder, but the data ({dataset.description}) have no captions; give such as "
+            "MS-COCO or Something-Something V2, or leave text_encoder out."
         )
 
 

@@ -27,8 +27,9 @@ from difflab.errors import DifflabError
 from difflab.nets.autoencoder import KLAutoencoder
 from difflab.score.features import SmallFeatures, save_small_features
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DataConfig, DiffusionRecipe, FeaturesRecipe
+from difflab.train.feed import captions_in
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
-from difflab.train.objective import DiffusionObjective, check_classes, check_heads, check_latents
+from difflab.train.objective import DiffusionObjective, TextObjective, check_captions, check_classes, check_heads, check_latents
 from difflab.zoo.autoencoder import AutoencoderCard, codec_config, save_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint
@@ -36,6 +37,7 @@ from difflab.zoo.codec import encode
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.model import build_model
 from difflab.zoo.sampling import sample
+from difflab.zoo.text import SmallTextCard, save_text_encoder, text_config
 
 GRID = 64  # samples in a grid
 _INITIAL_SHARE = 0.01  # of the initial weights in the average, that goes unnoticed
@@ -67,6 +69,7 @@ def train(
         trainer.resume()
     if isinstance(trainer.objective, DiffusionObjective):  # before anything is written
         trainer.objective.opened_autoencoder(trainer.accelerator.device)
+        trainer.objective.opened_text_encoder(trainer.accelerator.device)
     main = trainer.accelerator.is_main_process
     if main:
         _warn_of_initial_weights(recipe, trainer)
@@ -96,6 +99,7 @@ def _check(recipe: AnyRecipe, dataset: Dataset | Latents) -> None:
     """Raise DifflabError unless the data are what the recipe can learn from."""
     if isinstance(recipe, DiffusionRecipe):
         check_classes(recipe, dataset)
+        check_captions(recipe, dataset)
         if isinstance(dataset, Latents):
             check_latents(recipe, dataset)
     elif isinstance(dataset, Latents):
@@ -188,7 +192,11 @@ class _Log:
 def _grid(recipe: DiffusionRecipe, trainer: Trainer) -> np.ndarray:
     model = build_model(_card(recipe, trainer, {}), trainer.averaged_state(), trainer.accelerator.device)
     classes = "random" if recipe.network.classes is None else "balanced"
-    return sample(model, GRID, steps=min(50, model.schedule.timesteps), classes=classes)
+    prompt = None
+    if recipe.text_encoder is not None:
+        indices = np.arange(GRID) % len(trainer.feed.dataset)
+        prompt = captions_in(trainer.feed.dataset, indices, np.zeros(GRID))
+    return sample(model, GRID, steps=min(50, model.schedule.timesteps), classes=classes, prompt=prompt)
 
 
 def snapshot_file(out: Path, step: int) -> Path:
@@ -208,6 +216,9 @@ def _finish(recipe: AnyRecipe, trainer: Trainer, out: Path) -> Path:
     state = trainer.averaged_state()
     if isinstance(recipe, DiffusionRecipe):
         save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), state)
+    elif isinstance(trainer.objective, TextObjective):
+        text = SmallTextCard(name=recipe.name, network=trainer.objective.config, training=_record(recipe, trainer))
+        save_text_encoder(path, text, state)
     elif isinstance(recipe, AutoencoderRecipe):
         done = _record(recipe, trainer)
         card = AutoencoderCard(name=recipe.name, network=recipe.network, scale=_latent_scale(trainer), training=done)
@@ -239,12 +250,17 @@ def _card(recipe: DiffusionRecipe, trainer: Trainer, training: dict[str, Any]) -
     codec = None
     if autoencoder is not None and recipe.autoencoder is not None:
         codec = codec_config(recipe.autoencoder, autoencoder)
+    text = None
+    encoder = trainer.objective.opened_text_encoder(trainer.accelerator.device)
+    if encoder is not None and recipe.text_encoder is not None:
+        text = text_config(recipe.text_encoder, encoder)
     names = trainer.feed.dataset.classes or ()
     return Card(
         name=recipe.name,
         family=recipe.family,
         network=recipe.network,
         codec=codec,
+        text=text,
         schedule=recipe.schedule,
         prediction=recipe.prediction,
         variance=recipe.variance,

@@ -27,10 +27,20 @@ class CodecConfig(BaseModel):
     sha256: str | None = None
 
 
+class TextConfig(BaseModel):
+    """What turns the captions of a model into vectors. encoder: what `zoo.text.open_text_encoder` takes; sha256: of its
+    weights, where they are known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: str
+    sha256: str | None = None
+
+
 class Card(BaseModel):
     """What a model is, how its output is read, and where it comes from.
 
-    codec: None for a model of pixels; variance: of the ancestral sampler (`ddpm`), `learned` where the network learns
+    codec: None for a model of pixels; text: None for a model that is told no captions; variance: of the ancestral sampler (`ddpm`), `learned` where the network learns
     it; guided_channels: how many of them guidance acts on where it is not told, None is all; rounding: how samples
     become 8 bits (see `zoo.codec.decode`); classes: their names, in order, where they are known; source: what the
     file was taken for, in words; weights: which of its weights were taken; training: recipe, data, steps, time and
@@ -43,6 +53,7 @@ class Card(BaseModel):
     family: FamilyName = "unet2d"
     network: SerializeAsAny[NetworkConfig]
     codec: CodecConfig | None = None
+    text: TextConfig | None = None
     schedule: ScheduleConfig = Field(default_factory=ScheduleConfig)
     prediction: Prediction = "eps"
     variance: Variance = "small"
@@ -79,6 +90,7 @@ class Card(BaseModel):
         shape = "x".join(map(str, self.network.sample_shape))
         space = f"latents {shape} of {self.codec.vae}" if self.codec else f"samples {shape}"
         told = f", {self.network.classes} classes" if self.network.classes else ""
+        told += f", captions read by {self.text.encoder}" if self.text else ""
         return (
             f"{self.name}: {self.family}, {space}{told}, predicts {self.prediction}, "
             f"{self.schedule.name} schedule of {self.schedule.timesteps}, {self.weights} weights ({self.source})"

@@ -22,11 +22,11 @@ from difflab.zoo.sampling import (
     clamps,
     corrector_of,
     denoiser_of,
-    labels_of,
     plan,
     sample_batches,
     sample_raw,
     seeded_noise,
+    told_of,
 )
 
 
@@ -79,7 +79,7 @@ def complete(
     given = known.shape[2]
     sampler, points = plan(model, draw)
     noise = seeded_noise(model, seed, indices, block)
-    plain = denoiser_of(model, replace(draw, clip=False), labels_of(model, draw, seed, indices))
+    plain = denoiser_of(model, replace(draw, clip=False), told_of(model, draw, seed, indices))
     guided = Reconstruction(plain, known.to(model.device), noise, weight, clamps(model, draw))
     x = final(trajectory(guided, sampler, points, noise, corrector_of(draw)))
     return torch.cat([known.to(x), x[:, :, given:]], dim=2)

@@ -49,8 +49,13 @@ class NetworkConfig(BaseModel):
         return None
 
     @property
+    def reads_tokens(self) -> bool:
+        """Whether the condition is a caption with its tokens (see `nets.caption`), and not a vector alone."""
+        return False
+
+    @property
     def hidden_share(self) -> float:
-        """How often training hides the class."""
+        """How often training hides the class or the caption."""
         return 0.0
 
     @property
@@ -110,8 +115,10 @@ class DiTConfig(NetworkConfig):
     mlp_ratio: Annotated[float, Gt(0.0)] = 4.0
     class_dropout_prob: Annotated[float, Ge(0.0), Lt(1.0)] = 0.1
     num_classes: Positive = 1000
+    cond_dim: Positive | None = None
+    caption: Literal["cross-attention", "in-context"] = "cross-attention"
     learn_sigma: bool = True
-    conditioning: Literal["adaln-zero", "adaln", "cross-attention", "in-context"] = "adaln-zero"
+    conditioning: Literal["adaln-zero", "adaln", "adaln-single", "cross-attention", "in-context"] = "adaln-zero"
     numerics: Literal["official", "diffusers"] = "official"
 
     @model_validator(mode="after")
@@ -132,11 +139,19 @@ class DiTConfig(NetworkConfig):
 
     @property
     def classes(self) -> int | None:
-        return self.num_classes
+        return None if self.cond_dim else self.num_classes
 
     @property
     def null_class(self) -> int | None:
-        return self.num_classes if self.class_dropout_prob > 0 else None
+        return self.num_classes if self.classes and self.class_dropout_prob > 0 else None
+
+    @property
+    def condition_width(self) -> int | None:
+        return self.cond_dim
+
+    @property
+    def reads_tokens(self) -> bool:
+        return self.cond_dim is not None
 
     @property
     def hidden_share(self) -> float:
@@ -187,6 +202,7 @@ class UNet3DConfig(NetworkConfig):
     attn_resolutions: tuple[Positive, ...] | None = None
     strict_mask: bool = False
     patch: Positive = 1
+    cond_tokens: bool = False
 
     @model_validator(mode="after")
     def _fits(self) -> UNet3DConfig:
@@ -201,6 +217,8 @@ class UNet3DConfig(NetworkConfig):
             raise ValueError(f"dim is {self.dim}, but {self.resnet_groups} groups need a multiple of that")
         if self.num_classes and not self.cond_dim:
             raise ValueError(f"num_classes is {self.num_classes}, but classes need a cond_dim, the width of their code")
+        if self.cond_tokens and (self.num_classes or not self.cond_dim):
+            raise ValueError("cond_tokens is true, but only captions have tokens; give cond_dim, and no num_classes")
         return self
 
     @property
@@ -222,6 +240,10 @@ class UNet3DConfig(NetworkConfig):
     @property
     def condition_width(self) -> int | None:
         return None if self.num_classes else self.cond_dim
+
+    @property
+    def reads_tokens(self) -> bool:
+        return self.cond_tokens
 
     @property
     def hidden_share(self) -> float:

@@ -27,7 +27,7 @@ from difflab.zoo.fetch import verify
 from difflab.zoo.infer import network_fields, official_match
 from difflab.zoo.model import Model, build_model
 from difflab.zoo.official import OfficialConfig, read_config
-from difflab.zoo.registry import Entry, find, known_names
+from difflab.zoo.registry import PARTS, Entry, find, known_names
 from difflab.zoo.safe import is_safetensors, read_safetensors, read_torch
 
 Config = str | Path | Mapping[str, Any] | NetworkConfig | OfficialConfig
@@ -139,7 +139,7 @@ def _from_text(config: str) -> dict[str, Any]:
 
 def _locate(source: str | Path) -> tuple[Path, Entry | None]:
     entry = find(source) if isinstance(source, str) else None
-    if entry and entry.kind not in ("features", "autoencoder"):
+    if entry and entry.kind not in PARTS:
         path = entry.require()
         verify(entry, path)
         return path, entry

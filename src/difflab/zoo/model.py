@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.codec import Codec, LatentCodec, PixelCodec
 from difflab.zoo.families import FAMILIES, Family, UNet3DConfig
+from difflab.zoo.text import TextEncoder, open_text_encoder
 from difflab.zoo.weights import fill, hash_weights
 
 
@@ -94,6 +95,34 @@ class Model:
                 "--vae, or train the model again."
             )
         return LatentCodec(autoencoder, codec.scale, self.card.rounding)
+
+    @cached_property
+    def text_encoder(self) -> TextEncoder:
+        """What reads its captions. Raises DifflabError where there is none, or not the one it was trained with."""
+        name, text = self.card.name, self.card.text
+        if text is None:
+            raise DifflabError(f"{name}: is told no captions; leave the prompt out.")
+        encoder = open_text_encoder(text.encoder, self.device)
+        if encoder.width != self.card.network.condition_width:
+            raise DifflabError(
+                f"{name}: {text.encoder} makes vectors of {encoder.width} numbers, but this model takes "
+                f"{self.card.network.condition_width}; give the text encoder it was trained with."
+            )
+        if text.sha256 is not None and encoder.weights_hash() != text.sha256:
+            raise DifflabError(
+                f"{name}: {text.encoder} is not the text encoder this model was trained with; give that one with "
+                "--text-encoder, or train the model again."
+            )
+        return encoder
+
+    def read(self, prompts: Sequence[str]) -> Tensor:
+        """What the network is told for these prompts: (B, 1 + L, W), or (B, W) where it reads no tokens.
+
+        An empty prompt is none. Raises DifflabError for a prompt that cannot be read.
+        """
+        unlike = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        made = self.text_encoder.encode(list(unlike))[[unlike[prompt] for prompt in prompts]]
+        return made if self.card.network.reads_tokens else made[:, 0]
 
     @cached_property
     def weights_hash(self) -> str:

@@ -16,8 +16,9 @@ from typing import Literal
 from difflab import files
 from difflab.errors import DifflabError
 
-Kind = Literal["shipped", "official", "trained", "features", "autoencoder"]
-Folder = Literal["models", "features", "autoencoders"]  # where a finished training goes, below `home()`
+Kind = Literal["shipped", "official", "trained", "features", "autoencoder", "text"]
+Folder = Literal["models", "features", "autoencoders", "text"]  # where a finished training goes, below `home()`
+PARTS: tuple[Kind, ...] = ("features", "autoencoder", "text")  # kinds that draw nothing by themselves
 Algorithm = Literal["md5", "sha256"]
 
 _HEIBOX = "https://heibox.uni-heidelberg.de/f/{}/?dl=1"
@@ -169,7 +170,7 @@ def list_models() -> list[Row]:
 
 def known_names() -> Sequence[str]:
     """Names of models that `load` understands."""
-    return [entry.name for entry in entries().values() if entry.kind not in ("features", "autoencoder")]
+    return [entry.name for entry in entries().values() if entry.kind not in PARTS]
 
 
 def known_features() -> Sequence[str]:
@@ -180,6 +181,11 @@ def known_features() -> Sequence[str]:
 def known_autoencoders() -> Sequence[str]:
     """Names of autoencoders."""
     return [entry.name for entry in entries().values() if entry.kind == "autoencoder"]
+
+
+def known_text_encoders() -> Sequence[str]:
+    """Names of text encoders."""
+    return [entry.name for entry in entries().values() if entry.kind == "text"]
 
 
 def _official() -> list[Entry]:
@@ -233,6 +239,7 @@ def _below(root: Path, models: Kind) -> list[Entry]:
         *_folder(root / "models", models),
         *_folder(root / "features", "features"),
         *_folder(root / "autoencoders", "autoencoder"),
+        *_folder(root / "text", "text"),
     ]
 
 

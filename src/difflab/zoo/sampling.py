@@ -37,8 +37,10 @@ class Draw:
     clamped, None is the habit of the sampler and of the model's family. respacing: the timesteps as ADM and DiT write
     them, such as "10,15,25" or "ddim50", in the place of steps and spacing.
 
+    prompts: for a model that is told captions; sample i has the one at i modulo their count, an empty one is none.
+
     For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
-    of which sample i has the one at i modulo their count; guidance: see `core.guidance`.
+    of which sample i has the one at i modulo their count; guidance, of captions, too: see `core.guidance`.
 
     percentile: of dynamic thresholding, None is none (see `core.denoiser`); gamma: of the variance of `ddpm`, None is
     the model's own; corrector: the step of a Langevin corrector, 0 is none (see `core.sampler`).
@@ -56,6 +58,7 @@ class Draw:
     percentile: float | None = None
     gamma: float | None = None
     corrector: float = 0.0
+    prompts: tuple[str, ...] = ()
 
 
 def grid_of(model: Model, draw: Draw) -> np.ndarray:
@@ -95,17 +98,32 @@ def grid_note(model: Model, draw: Draw) -> str | None:
 
 
 def check_conditions(model: Model, conditions: Tensor | None, count: int) -> None:
-    """Raise DifflabError unless there is a vector (count, width) for a model that is told one, and none for others."""
-    width, name = model.card.network.condition_width, model.card.name
+    """Raise DifflabError unless there is a vector (count, width), or a caption (count, tokens, width), for a model that
+    is told such, and none for others."""
+    network, name = model.card.network, model.card.name
+    width = network.condition_width
     if width is None and conditions is not None:
         raise DifflabError(f"{name}: is told no vectors, but conditions were given; leave them out.")
     if width is not None and conditions is None:
+        if model.card.text is not None:
+            raise DifflabError(f"{name}: draws what a caption says; give a prompt, an empty one for any picture.")
         raise DifflabError(f"{name}: is told a vector of {width} numbers a sample; give conditions.")
-    if conditions is not None and tuple(conditions.shape) != (count, width):
+    if conditions is None:
+        return
+    due = f"({count}, 1 + tokens, {width})" if network.reads_tokens else f"({count}, {width})"
+    found = tuple(conditions.shape)
+    if len(found) != 2 + network.reads_tokens or (found[0], found[-1]) != (count, width):
         raise DifflabError(
-            f"{name}: conditions have shape {tuple(conditions.shape)}, but {count} samples of this model need "
-            f"({count}, {width})."
+            f"{name}: conditions have shape {found}, but {count} samples of this model need {due}."
         )
+
+
+def told_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor | None:
+    """What the network is told of the samples with these indices: class numbers (B,) int64, captions (B, 1 + L, W) or
+    their vectors (B, W); None for a model that is told nothing."""
+    if not draw.prompts:
+        return labels_of(model, draw, seed, indices)
+    return model.read([draw.prompts[index % len(draw.prompts)] for index in indices])
 
 
 def labels_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor | None:
@@ -169,7 +187,7 @@ def _check_solver(draw: Draw, points: Sequence[Point]) -> None:
 
 
 def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoiser:
-    """What the sampler asks, for samples of these classes (B,) or with these conditions (B, width)."""
+    """What the sampler asks, for samples of these classes (B,), or with these conditions (B, .., width)."""
     learned = model.card.network.learns_variance
     return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clamps(model, draw), draw.percentile)
 
@@ -198,8 +216,15 @@ def _asked(model: Model, draw: Draw, labels: Tensor | None) -> Network:
 
 def _check_classes(model: Model, draw: Draw) -> None:
     name, network = model.card.name, model.card.network
+    if draw.prompts and model.card.text is None:
+        raise DifflabError(f"{name}: is told no captions, but a prompt was given; leave it out.")
     if network.classes is None:
         if network.condition_width is not None and draw.classes == "random":
+            if draw.guidance.scale != 1.0 and network.hidden_share == 0.0:
+                raise DifflabError(
+                    f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding captions, "
+                    "so it knows no 'no caption' to guide away from; leave guidance out."
+                )
             return
         if draw.guidance.scale != 1.0 or draw.classes != "random":
             what = f"guidance {draw.guidance.scale:g}" if draw.guidance.scale != 1.0 else "classes"
@@ -229,7 +254,7 @@ def _check_classes(model: Model, draw: Draw) -> None:
 def walk(model: Model, draw: Draw, noise: Noise, labels: Tensor | None = None) -> Iterator[Step]:
     """The sampling trajectory in model space, step by step; the caller watches, saves or stops.
 
-    `labels`: class numbers (B,), as `labels_of` gives them. Raises DifflabError as `plan` does, before anything is
+    `labels`: class numbers (B,) or captions, as `told_of` gives them. Raises DifflabError as `plan` does, before anything is
     computed.
     """
     sampler, points = plan(model, draw)
@@ -258,7 +283,7 @@ def sample_batches(model: Model, draw: Draw, seed: int, indices: Sequence[int], 
 
 def sample_raw(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor:
     """Samples with the given indices, all at a time, in model space."""
-    return final(walk(model, draw, seeded_noise(model, seed, indices), labels_of(model, draw, seed, indices)))
+    return final(walk(model, draw, seeded_noise(model, seed, indices), told_of(model, draw, seed, indices)))
 
 
 def sample(
@@ -282,6 +307,7 @@ def sample(
     percentile: float | None = None,
     gamma: float | None = None,
     corrector: float = 0.0,
+    prompt: str | Sequence[str] | None = None,
     conditions: Any = None,
     batch: int = 64,
     x_T: Tensor | None = None,
@@ -298,7 +324,9 @@ def sample(
         sampler, steps: those of the family's official script when left out.
         eta, spacing, official_grid, clip, respacing, classes, percentile, gamma, corrector: see
             `Draw`.
-        conditions: (n, width) vectors for a model that is told such; a row of NaN is none.
+        prompt: what a model of captions shall draw; several are taken in turn, and an empty one is none.
+        conditions: instead, (n, width) vectors or (n, 1 + tokens, width) captions (see `nets.caption`) for a model that
+            is told such; rows of NaN are none.
         guidance, guidance_channels, guidance_interval, guidance_rescale, guidance_course: see `core.guidance.Guidance`.
         seed: of the noise, and of random classes.
         batch: how many at a time; decides memory and speed.
@@ -314,17 +342,20 @@ def sample(
     steps = model.steps if steps is None else steps
     draw = Draw(
         sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how,
-        percentile, gamma, corrector,
+        percentile, gamma, corrector, _prompts(prompt),
     )  # fmt: skip
     count = _count(model, n, x_T)
     told = None if conditions is None else torch.as_tensor(conditions, dtype=torch.float32, device=model.device)
-    check_conditions(model, told, count)
+    if draw.prompts and told is not None:
+        raise DifflabError("both a prompt and conditions were given, but a sample is told one thing; give one of them.")
+    if not draw.prompts:
+        check_conditions(model, told, count)
     parts: list[Any] = []
     for begin in range(0, count, batch):
         rows = range(begin, min(begin + batch, count))
         source = _given(model, x_T, noise, rows) if x_T is not None else seeded_noise(model, seed, rows)
-        labels = labels_of(model, draw, seed, rows) if told is None else told[rows.start : rows.stop]
-        x = final(walk(model, draw, source, labels))
+        asked = told_of(model, draw, seed, rows) if told is None else told[rows.start : rows.stop]
+        x = final(walk(model, draw, source, asked))
         parts.append(x if output == "raw" else model.codec.decode(x))
     return torch.cat(parts) if output == "raw" else np.concatenate(parts)
 
@@ -333,6 +364,10 @@ def _classes(classes: str | int | Sequence[int]) -> Classes:
     if isinstance(classes, str):
         return classes  # type: ignore[return-value]  # `plan` refuses other words
     return (classes,) if isinstance(classes, int) else tuple(int(c) for c in classes)
+
+
+def _prompts(prompt: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
 
 
 def _count(model: Model, n: int | None, x_T: Tensor | None) -> int:
