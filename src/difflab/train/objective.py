@@ -65,7 +65,7 @@ class DiffusionObjective:
         self.denoiser = _exact(recipe) if recipe.target == "exact" else None
         self.autoencoder: Autoencoder | None = None
         self.text_encoder: TextEncoder | None = None
-        self.asks_a_network = recipe.autoencoder is not None or recipe.text_encoder is not None
+        self.asks_a_network = recipe.autoencoder is not None  # text encoders, without convolutions, share no settings
 
     def build(self) -> nn.Module:
         """The network with its initial weights, or those of the model that it starts from."""

@@ -23,7 +23,6 @@ from difflab.errors import DifflabError, first_line, suggest
 from difflab.files import write_bytes
 from difflab.nets.caption import Caption, pack
 from difflab.nets.text import SmallText
-from difflab.precision import full_precision
 from difflab.validation import validated
 from difflab.zoo.card import TextConfig
 from difflab.zoo.checkpoint import KEY, plain_tensors
@@ -168,7 +167,7 @@ def _encoded(encoder: TextEncoder, texts: Sequence[str], encode: Any) -> Tensor:
     said = [row for row, text in enumerate(texts) if text.strip()]
     device = next(encoder.network.parameters()).device  # type: ignore[attr-defined]
     packed = torch.full((len(texts), 1 + encoder.length, encoder.width), torch.nan, device=device)
-    with torch.no_grad(), full_precision():
+    with torch.no_grad():
         for begin in range(0, len(said), _AT_ONCE):
             rows = said[begin : begin + _AT_ONCE]
             packed[rows] = pack(encode([texts[row] for row in rows]))
