@@ -31,8 +31,10 @@ def sample(
     respacing: Annotated[str | None, typer.Option(help="The timesteps as ADM and DiT write them, such as 10,15,25 or ddim50, in the place of --steps and --spacing.")] = None,
     official_grid: Annotated[bool, typer.Option("--official-grid", help="The reference code's grid, quirks included; uniform and quad only.")] = False,
     clip: Annotated[bool | None, typer.Option("--clip/--no-clip", help="Clamp x0 to [-1, 1]; the sampler's habit when left out.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="What a model of captions shall draw; several, given one by one, are taken in turn, and an empty one is none.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A text file of such, one a line.")] = None,
     classes: Annotated[str, typer.Option(help="random, balanced, or numbers or names in turn, such as 207,360.")] = "random",
-    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance; 1 is off.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Scale of classifier-free guidance, of classes or captions; 1 is off.")] = 1.0,
     guidance_channels: Annotated[int | None, typer.Option(help="Guide only so many channels; official DiT guides 3 of 4.")] = None,
     guidance_low: Annotated[float, typer.Option(help="Guide only above this noise level, sigma / alpha.")] = 0.0,
     guidance_high: Annotated[float | None, typer.Option(help="Guide only up to this noise level.")] = None,
@@ -50,6 +52,7 @@ def sample(
     batch: Batch = 64,
     config: Config = None,
     vae: Vae = None,
+    text_encoder: Annotated[str | None, typer.Option(help="What reads the prompts, where it is not the one that the model names: a name, folder or hub id.")] = None,
     prediction: Annotated[str | None, typer.Option(help="Read the output as eps, x0 or v, whatever the card says.")] = None,
     device: Device = None,
 ) -> None:  # fmt: skip
@@ -75,7 +78,7 @@ def sample(
             "does nothing where no frames are known; give --extend or --init-frames too",
             overlap=overlap is not None, reconstruction=reconstruction is not None,
         )  # fmt: skip
-    loaded = load(model, config=config, prediction=prediction, vae=vae, device=pick_device(device))  # type: ignore[arg-type]
+    loaded = load(model, config=config, prediction=prediction, vae=vae, text_encoder=text_encoder, device=pick_device(device))  # type: ignore[arg-type]
     loaded = loaded.with_frames(frames)
     check_target(out, n, loaded.frames is not None)
     print(loaded.card.summary())
@@ -85,6 +88,7 @@ def sample(
     draw = Draw(
         sampler or loaded.family.sampler, loaded.steps if steps is None else steps, eta, spacing,  # type: ignore[arg-type]
         official_grid, clip, respacing, read_classes(loaded, classes), how, percentile, gamma, corrector,
+        read_prompts(prompt, prompts),
     )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)
@@ -93,6 +97,23 @@ def sample(
         print(f"Class {null} is 'no class': samples of it are unconditional.")
     extension = _extension(loaded, extend, init_frames, overlap, reconstruction) if goes_on else None
     _draw_to(out, loaded, draw, n, seed, batch, extension)
+
+
+def read_prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
+    """Prompts given one by one, or the lines of a file. Raises DifflabError for both, or a file without any."""
+    from difflab.errors import DifflabError
+
+    if file is None:
+        return tuple(given or ())
+    if given:
+        raise DifflabError(f"prompts come from --prompt and from {file}; give one of the two.")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DifflabError(f"{file}: cannot be read; give a text file with a prompt in each line.") from error
+    if not lines:
+        raise DifflabError(f"{file}: is empty; give a text file with a prompt in each line.")
+    return tuple(lines)
 
 
 def _refuse(why: str, **given: bool) -> None:

@@ -43,6 +43,7 @@ def load(
     schedule: ScheduleLike | None = None,
     weights: Literal["ema", "raw"] = "ema",
     vae: str | None = None,
+    text_encoder: str | None = None,
     device: str | torch.device = "cpu",
 ) -> Model:
     """A model from a name of the zoo, a checkpoint file, or a diffusers folder; nothing in it is executed.
@@ -61,14 +62,16 @@ def load(
         schedule: a schedule by name, or fields of `ScheduleConfig`; those not given stay as they are.
         weights: which of a trainer's file: averaged where it has such, or raw.
         vae: another autoencoder for a latent model, see `zoo.autoencoder.open_autoencoder`.
+        text_encoder: another, or the, text encoder for a model of captions, see `zoo.text.open_text_encoder`.
         device: where the network is to be.
 
     Raises DifflabError, in one sentence, for everything that is wrong with the file or the settings.
     """
     place = _device(device)
     card, state = read_model(
-        source, family=family, config=config, prediction=prediction, schedule=schedule, weights=weights, vae=vae
-    )
+        source, family=family, config=config, prediction=prediction, schedule=schedule, weights=weights, vae=vae,
+        text_encoder=text_encoder,
+    )  # fmt: skip
     return build_model(card, state, place, str(source))
 
 
@@ -81,6 +84,7 @@ def read_model(
     schedule: ScheduleLike | None = None,
     weights: Literal["ema", "raw"] = "ema",
     vae: str | None = None,
+    text_encoder: str | None = None,
 ) -> tuple[Card, State]:
     """Card and weights of `source`, as `load` takes it, before a network is built."""
     told = _told(config)
@@ -95,7 +99,12 @@ def read_model(
         fields["schedule"] = _scheduled(fields.get("schedule", {}), schedule)
     if vae is not None:
         fields["codec"] = _with_vae(fields.get("codec"), vae, str(source))
-    return validated(Card, fields, str(source)), contents.state
+    if text_encoder is not None:
+        fields["text"] = {"encoder": text_encoder}
+    card = validated(Card, fields, str(source))
+    if card.text is not None and card.network.condition_width is None:
+        raise DifflabError(f"{source}: is told no captions; leave the text encoder out.")
+    return card, contents.state
 
 
 @dataclass(frozen=True)
