@@ -136,7 +136,7 @@ def _learn(study: LearningStudy, folder: Path, batch: int, device: str) -> None:
 
 
 def reproduce(
-    problem_set: Annotated[str, typer.Argument(help="ddim, dit, vdm, or all.")],
+    problem_set: Annotated[str, typer.Argument(help="ddim, dit, vdm; of the bonuses samplers, coco, ssv2; or all.")],
     scale: Annotated[str, typer.Option(help="demo (what ships), lab (models you trained), paper (official checkpoints).")] = "demo",
     out: Out = None,
     model: Annotated[str | None, typer.Option(help="Another model than the scale's.")] = None,
@@ -180,7 +180,7 @@ def reproduce(
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a finished study, problem set, or several problem sets.")],
-    problem_set: Annotated[str | None, typer.Option(help="Add the written answers of this problem set: ddim, dit or vdm.")] = None,
+    problem_set: Annotated[str | None, typer.Option(help="Add the written answers of this problem set, such as ddim.")] = None,
 ) -> None:  # fmt: skip
     """Write the report of results that are there, again."""
     from difflab.report.page import Chapter, build_book, load_chapters, load_results

@@ -30,7 +30,7 @@ WORDS = tuple(sorted({
     word for phrase in (*KINDS, *COLOURS, *SIZES, *BACKGROUNDS, *PLACES, *RELATIONS, *DIRECTIONS, *SPEEDS,
                         "a and moves on background to") for word in phrase.split()
 }))  # fmt: skip
-ASPECTS = ("count", "kind", "colour", "size", "place", "relation", "background", "direction", "speed")
+ASPECTS = ("objects", "kind", "colour", "size", "place", "relation", "background", "direction", "speed")
 
 _FORMS, _CLIP_FORMS = 1 << 61, 3 << 61  # streams of random numbers apart from those of scenes and clips
 _DRAWS = 8
@@ -188,7 +188,7 @@ def _matched(claim: Claim, s: Scenes, i: int, order: Sequence[int]) -> dict[str,
     enough = len(order) >= len(claim.things)
     pairs = list(zip(claim.things, order, strict=False))
     place = s.row[i] * len(COLUMNS) + s.column[i]
-    said = {"count": int(s.count[i]) == len(claim.things)}
+    said = {"objects": int(s.count[i]) == len(claim.things)}
     for name, values in (("kind", s.kind[i]), ("colour", s.colour[i]), ("size", s.size[i]), ("place", place)):
         told = [(wanted, int(values[j])) for thing, j in pairs if (wanted := getattr(thing, name)) is not None]
         if told or any(getattr(thing, name) is not None for thing in claim.things):

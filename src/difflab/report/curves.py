@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from difflab.study.result import Result, Row
-from difflab.study.spec import Metric, Scalar
+from difflab.study.spec import TRUTH, Metric, Scalar
 
 MORE_IS_BETTER: frozenset[Metric] = frozenset(
-    {"valid", "accuracy", "direction", "is", "precision", "recall", "density", "coverage"}
+    {*TRUTH, "is", "precision", "recall", "density", "coverage"}
 )
 
 

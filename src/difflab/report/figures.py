@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,7 @@ INK, MUTED, RULE, MARK = (COLOURS[name][0] for name in ("ink", "muted", "rule", 
 _WIDE_SPAN = 8.0
 _TILE = 96
 _EDGE = 0.36  # inches for the names of rows
+_CAPTION_EDGE, _CAPTION_LETTERS = 1.32, 22  # for captions, and letters of a line of such
 _DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
 _DISTANCES: tuple[Metric, ...] = (
     "fid",
@@ -267,7 +269,7 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
     """The headline: a curve over evenly spaced settings, and below each setting what it draws from common noise."""
     shown = _common_pictures(result, curve.rows, 2)
     width, plot, count = 6.4, 2.9, len(curve.rows)
-    edge = _EDGE / width if shown and shown.names else 0.0
+    edge = shown.edge / width if shown else 0.0
     sheet = shown.rows * (1 - edge) * width / count if shown else 0.0
     height = plot + sheet
     with _styled():
@@ -301,7 +303,7 @@ def strip(result: Result) -> str | None:
     across = min(len(blocks), 2 if blocks[0].columns <= 5 else 1)
     side, head, gap = 0.82, 0.24 if len(blocks) == 1 else 0.5, 0.3
     columns = max(block.columns for block in blocks)
-    edge = _EDGE if blocks[0].shown.names else 0.0
+    edge = blocks[0].shown.edge
     block_height = head + side * max(block.shown.rows for block in blocks)
     width = across * (edge + columns * side) + (across - 1) * gap
     height = block_height * -(-len(blocks) // across)
@@ -537,10 +539,16 @@ def _evenly(rows: list[Row], most: int) -> list[Row]:
 @dataclass(frozen=True)
 class _Shown:
     """Samples from common noise: for each cell the same ones, (n, H, W, 3), of clips (n, F, H, W, 3), and the names of
-    their classes if known."""
+    their classes if known, or, told, their captions."""
 
     columns: list[np.ndarray]
     names: list[str]
+    told: bool = False
+
+    @property
+    def edge(self) -> float:
+        """Inches for the names."""
+        return _CAPTION_EDGE if self.told else _EDGE if self.names else 0.0
 
     @property
     def rows(self) -> int:
@@ -581,6 +589,8 @@ def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> _Shown | No
     """
     if not rows or any(not result.cell(row).chunks() for row in rows):
         return None
+    if result.captions:
+        return _told_pictures(result, rows, n)
     names = _classes_in_turn(result)
     pictures = [result.cell(row).pictures(max(n, len(names))) for row in rows]
     if not (have := min(len(part) for part in pictures)):
@@ -589,6 +599,14 @@ def _common_pictures(result: Result, rows: Sequence[Row], n: int) -> _Shown | No
     chosen = [round(i) for i in np.linspace(0, among - 1, min(n, among))]
     columns = [part[chosen].repeat(3, axis=-1) if part.shape[-1] == 1 else part[chosen] for part in pictures]
     return _Shown(columns, [names[i].split(",")[0].replace(" ", "\n", 1) for i in chosen] if names else [])
+
+
+def _told_pictures(result: Result, rows: Sequence[Row], n: int) -> _Shown | None:
+    """The first n samples of models that are told captions, beside these."""
+    pictures = [result.cell(row).pictures(n) for row in rows]
+    have = min(len(part) for part in pictures)
+    names = [textwrap.fill(caption, _CAPTION_LETTERS) for caption in result.captions[:have]]
+    return _Shown([part[:have] for part in pictures], names, told=True) if have else None
 
 
 def _classes_in_turn(result: Result) -> list[str]:
@@ -606,8 +624,8 @@ def _sheet(axes: Axes, shown: _Shown) -> list[Film]:
     for i, name in enumerate(shown.names):
         axes.annotate(
             name, (0.0, 1 - (i + 0.5) / shown.rows), xycoords="axes fraction", xytext=(-3, 0),
-            textcoords="offset points", ha="right", va="center", rotation=90, fontsize=8.5, color=MUTED,
-            multialignment="center",
+            textcoords="offset points", ha="right", va="center", rotation=0 if shown.told else 90,
+            fontsize=7.5 if shown.told else 8.5, color=MUTED, multialignment="right" if shown.told else "center",
         )  # fmt: skip
     if shown.columns[0].ndim == 4:
         side = max(shown.columns[0].shape[1:3])

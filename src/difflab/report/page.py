@@ -35,6 +35,9 @@ _TITLES = {
     "ddim": "DDIM: what steps and noise cost, and what they buy",
     "dit": "DiT: a transformer on latents, and what guidance trades",
     "vdm": "VDM: clips, and what steps and frames buy and cost",
+    "samplers": "Bonus: how few network calls are enough",
+    "coco": "Bonus: pictures by captions, and what guidance trades",
+    "ssv2": "Bonus: clips by captions",
 }
 _QUIET = (  # settings that are told only where they are not as usual
     "classes",

@@ -13,6 +13,13 @@ SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
     "valid": ("share of valid samples", "valid samples (%)"),
     "accuracy": ("class accuracy", "class accuracy (%)"),
     "direction": ("share of clips that move as asked", "moves as asked (%)"),
+    "caption": ("share of samples with all that the caption says", "all the caption says (%)"),
+    "caption-one": ("share with all that captions of one shape say", "captions of one shape (%)"),
+    "caption-two": ("share with all that captions of two shapes say", "captions of two shapes (%)"),
+    "objects": ("share with as many shapes as told", "number of shapes as told (%)"),
+    **{aspect: (f"share with the {aspect} told", f"{aspect} as told (%)") for aspect in (
+        "kind", "colour", "size", "place", "relation", "background", "speed",
+    )},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,7 +14,9 @@ import numpy as np
 import torch
 
 from difflab.core.guidance import Guidance
+from difflab.data.captions import clip_captions, scene_captions
 from difflab.data.clips import FILM_SETS
+from difflab.data.dataset import Captioned, Dataset
 from difflab.data.excerpts import last_frames, single_frames
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
@@ -25,14 +28,17 @@ from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
 from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
 from difflab.study.memory import trained_cut, training_data
-from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View
+from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
 from difflab.zoo.clips import Extension, batches_of, blocks_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
 from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, spacing_of
 
-_OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *VIEWS)
+CAPTIONS_SEED = 3  # of the scenes and clips that models of captions are asked for
+
+_OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", "speed", *VIEWS)
+_OF_BOTH: tuple[Metric, ...] = ("valid", "accuracy", "is", "caption", "kind", "colour", "size", "background")
 
 
 @dataclass(frozen=True)
@@ -131,7 +137,8 @@ class Bench:
         """Whether the truth checker looks at the samples: always on scenes, so that asking for it draws none again."""
         card = self.model.card
         clips = self.model.frames is not None
-        check_truth(self.study, card.name, card.side, card.network.classes, CLIP_CLASSES if clips else CLASSES)
+        classes = CLIP_CLASSES if clips else CLASSES
+        check_truth(self.study, card.name, card.side, card.network.classes, classes, card.text is not None)
         shortest = min((self.frames_of(s) for s in self.study.cells()), key=lambda n: n or 0)
         return self.study.reference == SHAPES and card.side == SCENE_SIDE and shortest != 1
 
@@ -176,9 +183,28 @@ class Bench:
         """The cell whose samples are shown beside training samples: the first with the most network calls, if any."""
         return max(self.study.cells(), key=self.calls) if self.study.nearest else None
 
+    @cached_property
+    def captions(self) -> tuple[str, ...]:
+        """The captions of the samples, sample i the same one in every cell; none for a model that is told none.
+
+        Those of `shapes` are about scenes or clips that no training shows; of other references they are of its items in
+        an order drawn at random, one of each. Raises DifflabError for a reference that has too few.
+        """
+        if self.model.card.text is None:
+            return ()
+        count = max(settings.count for settings in self.study.cells())
+        if self.study.reference == SHAPES:
+            tell = scene_captions if self.model.frames is None else clip_captions
+            return tuple(tell(CAPTIONS_SEED, np.arange(count)))
+        return captions_of(self.study, self.reference.dataset, count)
+
+    def draw(self, settings: Settings) -> Draw:
+        """How the samples of a cell are drawn."""
+        return replace(draw_of(settings), prompts=self.captions)
+
     def batches(self, settings: Settings, rows: range) -> Iterator[np.ndarray]:
         """The samples of a cell with indices `rows`, some at a time: uint8 (b, H, W, C) or (b, F, H, W, C)."""
-        model, draw = self.model_of(settings), draw_of(settings)
+        model, draw = self.model_of(settings), self.draw(settings)
         s, how = settings, None
         if s.extend is not None and s.overlap is not None and s.reconstruction is not None:
             how = Extension(s.extend, s.overlap, s.reconstruction)
@@ -207,10 +233,13 @@ class Bench:
 
     def _model_fits(self) -> None:
         self.model.codec  # noqa: B018 (the autoencoder of a latent model is there, too)
-        check_conditions(self.model, None, 1)
+        if self.captions:
+            self.model.text_encoder  # noqa: B018
+        else:
+            check_conditions(self.model, None, 1)
         for settings in self.study.cells():
             try:
-                plan(self.model_of(settings), draw_of(settings))
+                plan(self.model_of(settings), self.draw(settings))
                 self.calls(settings)
             except DifflabError as error:
                 raise DifflabError(f"{self.study.name}: {error}") from error
@@ -241,7 +270,7 @@ class Bench:
                 f"{study.name}: {self.model.card.name} draws {what}, but the features {self.extractor.name} are of "
                 f"{other}; choose others."
             )
-        odd = [m for m in study.metrics if (m in _OF_CLIPS) != clips and m not in ("valid", "accuracy", "is")]
+        odd = [m for m in study.metrics if (m in _OF_CLIPS) != clips and m not in _OF_BOTH]
         if odd:
             raise DifflabError(
                 f"{study.name}: the metric {odd[0]!r} is one of {'pictures' if clips else 'clips'}, but "
@@ -271,7 +300,7 @@ class Bench:
             "schedule": card.schedule.model_dump(mode="json"),
             "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
             "codec": self.model.codec.passport(),
-            "settings": settings.model_dump(mode="json", exclude_none=True)
+            "settings": settings.model_dump(mode="json", exclude_none=True, exclude={"calls"})
             | {"spacing": spacing_of(self.model, draw_of(settings))},
             "features": self.extractor.passport(),
             "taps": sorted(self.taps()),
@@ -279,6 +308,17 @@ class Bench:
             "keep": self.study.keep,
             "chunk": self.study.chunk,
             "dtype": "float32",
+            **self._told(settings),
+        }
+
+    def _told(self, settings: Settings) -> dict[str, Any]:
+        """What decides what a model of captions is told."""
+        if not self.captions:
+            return {}
+        said = "\n".join(self.captions[: settings.count])
+        return {
+            "captions": hashlib.sha256(said.encode()).hexdigest(),
+            "text encoder": self.model.text_encoder.weights_hash(),
         }
 
     def looks(self, view: View) -> Any:
@@ -306,7 +346,7 @@ class Bench:
         """Network calls a sample in one cell. Raises DifflabError for an extension that the model cannot make."""
         model, s = self.model_of(settings), settings
         blocks = 1 if s.extend is None or s.overlap is None else blocks_of(model, s.extend, s.overlap)
-        return blocks * calls_of(model, draw_of(settings))
+        return blocks * calls_of(model, self.draw(settings))
 
 
 class Measured(Protocol):
@@ -341,7 +381,27 @@ def check_features(study: Measured, extractor: Extractor) -> None:
         )
 
 
-def check_truth(study: Measured, model: str, side: int, classes: int | None, known: Sequence[str] = CLASSES) -> None:
+def captions_of(study: Study, dataset: Dataset | None, count: int) -> tuple[str, ...]:
+    """A caption each of `count` items of a data set, both drawn at random. Raises DifflabError where it has too few."""
+    if not isinstance(dataset, Captioned):
+        raise DifflabError(
+            f"{study.name}: {study.model} draws what captions say, but the reference {study.reference} has none; take "
+            "one that does, such as MS-COCO or Something-Something V2."
+        )
+    if len(dataset) < count:  # type: ignore[arg-type]
+        raise DifflabError(
+            f"{study.name}: {count} samples need a caption each, but {study.reference} has {len(dataset)} items; take "  # type: ignore[arg-type]
+            "a smaller count."
+        )
+    draw = np.random.default_rng(CAPTIONS_SEED)
+    order, pick = draw.permutation(len(dataset))[:count], draw.random(count)  # type: ignore[arg-type]
+    known = [dataset.captions_of(int(index)) for index in order]
+    return tuple(said[int(p * len(said))] if said else "" for said, p in zip(known, pick, strict=True))
+
+
+def check_truth(
+    study: Measured, model: str, side: int, classes: int | None, known: Sequence[str] = CLASSES, reads: bool = False
+) -> None:
     """Raise DifflabError where a metric needs the truth checker, which cannot judge such a model."""
     asked = [metric for metric in TRUTH if metric in study.metrics]
     if asked and (study.reference != SHAPES or side != SCENE_SIDE):
@@ -349,7 +409,14 @@ def check_truth(study: Measured, model: str, side: int, classes: int | None, kno
             f"{study.name}: the metric {asked[0]!r} needs scenes of known truth; use it with the reference shapes and "
             f"a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
         )
-    told = [metric for metric in asked if metric != "valid"]
+    said = [metric for metric in asked if metric in SAID]
+    if said and not reads:
+        raise DifflabError(
+            f"{study.name}: the metric {said[0]!r} needs a model that draws what captions say; {model} does not."
+        )
+    told = [metric for metric in asked if metric in ("accuracy", "direction")]
+    if told == ["direction"] and reads:
+        return
     if told and classes != len(known):
         raise DifflabError(
             f"{study.name}: the metric {told[0]!r} needs a model that is told the {len(known)} classes of shapes; "

@@ -16,6 +16,9 @@ PROBLEM_SETS = {
     "ddim": ("ddim-steps", "ddim-eta", "ddim-grid"),
     "dit": ("dit-steps", "dit-cfg"),
     "vdm": ("vdm-steps", "vdm-frames", "vdm-extend"),
+    "samplers": ("samplers",),
+    "coco": ("dit-text-coco",),
+    "ssv2": ("vdm-text-ssv2",),
 }
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")

@@ -19,16 +19,21 @@ from difflab.score.scores import metric_name
 from difflab.study.bench import Bench, draw_of
 from difflab.study.measure import SHAPES
 from difflab.study.result import Row
-from difflab.study.spec import Metric, Settings, Study
+from difflab.study.spec import SAID, Metric, Settings, Study
 from difflab.study.store import CellStore
 from difflab.zoo.sampling import grid_note
+
+
+CAPTIONS_FILE = "captions.txt"  # in a study's folder: what its samples are asked to be, one a line
 
 
 def metric_names(bench: Bench) -> dict[Metric, str]:
     """What each metric is called with these features."""
     truth: dict[Metric, str] = {
         "valid": "valid clips" if bench.extractor.clips else "valid scenes",
-        "accuracy": "class accuracy", "direction": "direction",
+        "accuracy": "class accuracy", "direction": "direction", "caption": "captions fulfilled",
+        "caption-one": "captions of one shape", "caption-two": "captions of two shapes",
+        **{aspect: f"{aspect} as told" for aspect in SAID if not aspect.startswith("caption")},
     }  # fmt: skip
     passport = bench.extractor.passport()
     fvd = metric_name(passport, "fvd")
@@ -157,8 +162,8 @@ def _chunks(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [chunk for cell in cells for chunk in cell.timings()]
 
 
-def command(study: Study, settings: Settings) -> str:
-    """The command line that draws the samples of one cell again."""
+def command(study: Study, settings: Settings, told: bool = False) -> str:
+    """The command line that draws the samples of one cell again; told: by the captions in the study's folder."""
     s = settings
     words = ["difflab", "sample", study.model]
     if study.config:
@@ -172,6 +177,7 @@ def command(study: Study, settings: Settings) -> str:
         words += ["--official-grid"]
     if s.clip is not None:
         words += ["--clip" if s.clip else "--no-clip"]
+    words += ["--prompts", CAPTIONS_FILE] if told else []
     words += _guided(s)
     for name in ("gamma", "corrector"):
         if (value := getattr(s, name)) is not None:

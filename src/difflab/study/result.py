@@ -92,7 +92,8 @@ class Result(BaseModel):
     metric_names: what each metric is called, for example fid -> "FD (shapes-image)"; passport: how the numbers were
     made, the same for every row; floors: by metric what as many real samples score as a cell has, drawn apart from the
     reference, where such are known: what a perfect model would get; machine: where they were made; notes: what a
-    reader must know to read them; root: the store's folder, so that pictures are found.
+    reader must know to read them; captions: what the samples kept as pictures were to show, in their order, where a
+    model is told captions; root: the store's folder, so that pictures are found.
     """
 
     study: Study
@@ -103,6 +104,7 @@ class Result(BaseModel):
     floors: dict[Metric, Score] = {}
     machine: dict[str, Any] = {}
     notes: list[str] = []
+    captions: list[str] = []
     root: Path
 
     @property

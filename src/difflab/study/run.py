@@ -22,22 +22,24 @@ from scipy.special import stdtrit
 
 from difflab import files
 from difflab.data.dataset import Dataset
-from difflab.data.shapes import recognise, sample_scenes
-from difflab.data.shapes_clips import DIRECTIONS, recognise_clips, sample_motions
+from difflab.data.captions import clip_captions, scene_captions
+from difflab.data.shapes import sample_scenes
+from difflab.data.shapes_clips import sample_motions
 from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.score.adm import Suite
 from difflab.score.extractors import Taps, joined
 from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
-from difflab.study.bench import Bench, draw_of, open_benches
+from difflab.study.bench import Bench, open_benches
 from difflab.study.engine import Engine, Failure, engine
 from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.memory import nearest_training
-from difflab.study.record import command, machine, metric_names, notes, passport, where
+from difflab.study.record import CAPTIONS_FILE, command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
 from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View, key_of, read_study
 from difflab.study.store import CellStore, Store, read_json
+from difflab.study.truth import UNSAID, checked
 from difflab.zoo.sampling import labels_of
 
 STUDY_FILE = "study.yaml"
@@ -113,6 +115,8 @@ def run_benches(
     for bench, folder in zip(benches, folders, strict=True):
         fields = bench.study.model_dump(mode="json", exclude_none=True)
         files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
+        if bench.captions:
+            files.write_text(folder / CAPTIONS_FILE, "\n".join(bench.captions) + "\n")
     failed = _draw_cells(benches, worker, tell)
     results = []
     for bench, folder, real in zip(benches, folders, floors, strict=True):
@@ -132,6 +136,7 @@ def _result(bench: Bench, rows: list[Row], real: _Floors) -> Result:
         floors=real.common,
         machine=where(bench, rows),
         notes=notes(bench, rows),
+        captions=list(bench.captions[: bench.study.keep]),
         root=bench.store.root,
     )
 
@@ -198,7 +203,7 @@ def _scored_row(bench: Bench, settings: Settings) -> Row:
         seconds_per_sample=float(np.median(each)),
         turns=[Turn(run=chunk["run"], seconds=chunk["seconds"] / chunk["samples"]) for chunk in timings],
         calls=bench.calls(settings),
-        command=command(bench.study, settings),
+        command=command(bench.study, settings, told=bool(bench.captions)),
     )
 
 
@@ -206,7 +211,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
     """Features, kept pictures and truth of the samples with indices `rows`, and what drawing them cost."""
     bench.warm(settings)
     model = bench.model_of(settings)
-    labels = labels_of(model, draw_of(settings), settings.seed, rows)
+    labels = labels_of(model, bench.draw(settings), settings.seed, rows)
     taps, views, truth, pictures, seconds, sizes = [], [], [], [], [], []
     batches = bench.batches(settings, rows)
     have = rows.start
@@ -222,7 +227,8 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         pictures.append(images[: max(0, bench.study.keep - have)])
         if bench.truth_known:
             begin = have - rows.start
-            truth.append(_truth(images, None if labels is None else labels[begin : begin + len(images)].cpu().numpy()))
+            asked = None if labels is None else labels[begin : begin + len(images)].cpu().numpy()
+            truth.append(checked(images, asked, bench.captions[have : have + len(images)] or None))
         have += len(images)
     arrays = {name: np.concatenate([getattr(part, name) for part in taps]) for name in sorted(bench.taps())}
     arrays["pictures"] = np.concatenate(pictures)
@@ -239,21 +245,6 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
 def _gathered(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays of batches, by name, as arrays of all."""
     return {name: np.concatenate([part[name] for part in parts]) for name in (parts[0] if parts else ())}
-
-
-def _truth(images: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-    """What the checker says of scenes or clips (n, ..): whether each is valid and, where a class was asked for, of that
-    one; of clips also whether they move, and where they were asked to, valid or not."""
-    if images.ndim == 4:
-        scenes = recognise(images)
-        valid, found = scenes.valid, scenes.scenes.labels
-        moved: dict[str, np.ndarray] = {}
-    else:
-        clips = recognise_clips(images)
-        valid, found = clips.valid, clips.motions.labels
-        right = None if labels is None else clips.moved & (clips.motions.direction == labels % len(DIRECTIONS))
-        moved = {} if right is None else {"direction": right}
-    return {"valid": valid} if labels is None else {"valid": valid, "accuracy": valid & (found == labels), **moved}
 
 
 @dataclass(frozen=True)
@@ -310,10 +301,17 @@ def _scores_of_real(
         views.append(bench.viewed(pictures, seen))
         if bench.truth_known and set(TRUTH) & set(metrics):
             rows = order[seen : seen + len(pictures)]
-            sampled = sample_scenes if pictures.ndim == 4 else sample_motions
-            truth.append(_truth(pictures, sampled(FRESH_SEED, rows).labels))
+            truth.append(_truth_of_real(pictures, rows, bool(bench.captions)))
         seen += len(pictures)
     return _measure(bench, frames, joined(taps), _gathered(truth) | _gathered(views), metrics).scores
+
+
+def _truth_of_real(pictures: np.ndarray, rows: np.ndarray, told: bool) -> dict[str, np.ndarray]:
+    """What the checker says of fresh scenes or clips, as if they had been drawn by their captions, or their classes."""
+    clips = pictures.ndim == 5
+    if told:
+        return checked(pictures, captions=(clip_captions if clips else scene_captions)(FRESH_SEED, rows))
+    return checked(pictures, (sample_motions if clips else sample_scenes)(FRESH_SEED, rows).labels)
 
 
 def _over_sets(scores: Sequence[Score]) -> Score:
@@ -350,7 +348,7 @@ def _measure(
     whole, found = suite(taps), _Measured({}, {}, {})
     for metric in metrics:
         if metric in TRUTH:
-            marks = more[metric].astype(bool)
+            marks = more[metric][more[metric] != UNSAID].astype(bool)
             low, high = wilson(int(marks.sum()), len(marks))
             found.scores[metric] = Score(value=float(marks.mean()), low=low, high=high, n=len(marks))
             found.marks[metric] = marks

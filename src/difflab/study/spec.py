@@ -12,13 +12,15 @@ from typing import Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
 
-from difflab.core.names import Course, SamplerName, Spacing
+from difflab.core.names import Course, SamplerName, Spacing, calls_a_step
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 
 Metric = Literal[
     "fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy",
     "fvd", "fvd-window", "fvd-last", "fvd-frozen", "fvd-shuffled", "kvd", "fid-frames", "direction",
+    "caption", "caption-one", "caption-two", "objects", "kind", "colour", "size", "place", "relation", "background",
+    "speed",
 ]  # fmt: skip
 # Ways to look at clips: their first or last frames, all of them spoilt as a control, or single ones.
 View = Literal["window", "last", "frozen", "shuffled", "frames"]
@@ -26,12 +28,20 @@ VIEWS: dict[Metric, View] = {
     "fvd-window": "window", "fvd-last": "last", "fvd-frozen": "frozen", "fvd-shuffled": "shuffled",
     "fid-frames": "frames",
 }  # fmt: skip
-TRUTH: tuple[Metric, ...] = ("valid", "accuracy", "direction")  # what the truth checker says
+# What the truth checker says: of samples, of samples of a class, of samples of a caption.
+SAID: tuple[Metric, ...] = (
+    "caption", "caption-one", "caption-two", "objects", "kind", "colour", "size", "place", "relation", "background",
+    "speed",
+)  # fmt: skip
+TRUTH: tuple[Metric, ...] = ("valid", "accuracy", "direction", *SAID)
 Scalar = int | float | str | bool | None
 
 
 class Settings(BaseModel):
     """One setting of the sampler and the count: what a cell varies. See `zoo.sampling.Draw` for the sampler's part.
+
+    calls: network calls a sample at most, in the place of steps, which are then as many as that allows; guidance, which
+    makes each call twice, is not counted.
 
     For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
     1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.
@@ -48,6 +58,7 @@ class Settings(BaseModel):
 
     sampler: SamplerName = "ddim"
     steps: Annotated[int, Gt(0)] = 50
+    calls: Annotated[int, Gt(0)] | None = None
     eta: Annotated[float, Ge(0.0), Le(1.0)] = 0.0
     spacing: Spacing | None = None
     official_grid: bool = False
@@ -67,6 +78,14 @@ class Settings(BaseModel):
     reconstruction: Annotated[float, Ge(0.0)] | None = None
     seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     count: Annotated[int, Gt(1)] = 1000
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_follow_from_calls(cls, fields: Any) -> Any:
+        calls, each = (fields.get("calls"), fields.get("sampler", "ddim")) if isinstance(fields, dict) else (None, None)
+        if not isinstance(calls, int) or each not in get_args(SamplerName):
+            return fields
+        return {**fields, "steps": steps_within(calls, each)}
 
     @model_validator(mode="before")
     @classmethod
@@ -100,7 +119,9 @@ class Study(BaseModel):
     its films, as the model was trained when left out (see `data.clips.Window`); features: the network that FD is
     measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
     Inception's), `kid`, `is`, `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and
-    `accuracy`, whether a scene is of the class asked for; of clips `fvd` and `kvd` (called FD and KID unless the
+    `accuracy`, whether a scene is of the class asked for, or of models of captions `caption`, whether all that the
+    caption says is there, `caption-one` and `caption-two` of captions of one and of two shapes, and one for each aspect,
+    such as `colour`; of clips `fvd` and `kvd` (called FD and KID unless the
     features are I3D's), `fvd-window`, of the first `window` frames alone, so that clips of different lengths
     compare, `fvd-last`, of the last ones against the last ones of real clips as long, `fvd-frozen` and `fvd-
     shuffled`, the controls that tell whether motion is seen, `fid-frames`, of one frame of each clip, which sees no
@@ -196,6 +217,17 @@ def _as_setting(name: str, value: Scalar) -> Scalar:
     except ValidationError as error:
         said = error.errors()[0]["msg"]
         raise ValueError(f"axis {name!r} has the value {value!r}: {said[0].lower()}{said[1:]}") from error
+
+
+def steps_within(calls: int, sampler: SamplerName) -> int:
+    """The most steps that ask the network at most `calls` times; a step that asks it twice does so but for the last.
+
+    Raises ValueError where no step is that cheap.
+    """
+    if calls < 1:
+        raise ValueError(f"calls is {calls}, but a step asks the network at least once")
+    each = calls_a_step(sampler)
+    return (calls + each - 1) // each
 
 
 def key_of(decides: Mapping[str, Any]) -> str:
