@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from difflab.core.names import calls_a_step
 from difflab.errors import DifflabError
 from difflab.study.presets import PROBLEM_SETS, SCALES, find_study, shipped_study, studies_of
-from difflab.study.spec import Study, key_of, read_study
+from difflab.study.spec import Settings, Study, key_of, read_study
 
 GOOD = """
 name: s
@@ -89,6 +90,21 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         studies_of("ddim", "dem")
     with pytest.raises(DifflabError, match="Did you mean 'ddim-steps'"):
         find_study(Path("ddim-step"))
+
+
+@pytest.mark.parametrize(
+    ("calls", "sampler", "steps"), [(10, "ddim", 10), (9, "heun", 5), (10, "heun", 5), (1, "heun", 1)]
+)
+def test_calls_become_the_most_steps_that_they_pay_for(calls: int, sampler: str, steps: int) -> None:
+    """Heun asks twice a step, but for the last one."""
+    settings = Settings.model_validate({"sampler": sampler, "calls": calls})
+    assert settings.steps == steps
+    assert calls_a_step(settings.sampler) * steps - (calls_a_step(settings.sampler) - 1) <= calls
+
+
+def test_calls_are_an_axis_beside_samplers() -> None:
+    study = Study(name="s", model="m", reference="shapes", axes={"calls": [4, 9], "sampler": ["ddim", "heun"]})
+    assert [cell.steps for cell in study.cells()] == [4, 2, 9, 5]
 
 
 def test_key_ignores_order_and_sees_every_value() -> None:

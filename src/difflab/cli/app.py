@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from difflab import __version__
-from difflab.cli import checks, data, ddim, dit, draw, measure, studies, training, vdm, zoo
+from difflab.cli import checks, data, ddim, dit, draw, measure, studies, training, tuning, vdm, zoo
 
 app = typer.Typer(
     help="A laboratory for diffusion models: from checkpoint to report, with error bars.",
@@ -32,6 +32,7 @@ app.command("stats")(measure.stats)
 app.command("train")(training.train)
 app.add_typer(studies.app, name="study")
 app.command("report")(studies.report)
+app.command("tune")(tuning.tune)
 app.add_typer(zoo.app, name="models")
 app.add_typer(data.app, name="data")
 app.command("convert")(zoo.convert)

@@ -78,7 +78,9 @@ def sample(
             "does nothing where no frames are known; give --extend or --init-frames too",
             overlap=overlap is not None, reconstruction=reconstruction is not None,
         )  # fmt: skip
-    loaded = load(model, config=config, prediction=prediction, vae=vae, text_encoder=text_encoder, device=pick_device(device))  # type: ignore[arg-type]
+    loaded = load(
+        model, config=config, prediction=prediction, vae=vae, text_encoder=text_encoder, device=pick_device(device)
+    )  # type: ignore[arg-type]
     loaded = loaded.with_frames(frames)
     check_target(out, n, loaded.frames is not None)
     print(loaded.card.summary())

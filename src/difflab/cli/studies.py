@@ -58,7 +58,7 @@ def status(file: StudyFile, out: Out = None) -> None:
         cell, chunks = bench.store.cell(bench.decides(settings)), -(-settings.count // study.chunk)
         state = "done" if cell.get("result") else ("begun" if cell.chunks() else "missing")
         rows.append([*map(str, study.varied(settings).values()), f"{cell.chunks()}/{chunks}", state, cell.key])
-    _table([*study.axes, "chunks", "state", "key"], rows)
+    print_table([*study.axes, "chunks", "state", "key"], rows)
 
 
 @app.command("explain")
@@ -82,7 +82,7 @@ def explain(file: StudyFile) -> None:
     cells = study.cells()
     calls = [[f"{_calls(c) // c.count:,}", f"{_calls(c):,}"] for c in cells]
     rows = [[*map(str, study.varied(c).values()), *cost] for c, cost in zip(cells, calls, strict=True)]
-    _table([*study.axes, "network calls a sample", "of the cell"], rows)
+    print_table([*study.axes, "network calls a sample", "of the cell"], rows)
     print(f"{len(cells)} cells, about {sum(map(_calls, cells)):,} network calls in all; a guided step makes two")
 
 
@@ -97,7 +97,7 @@ def _explain_trainings(study: LearningStudy) -> None:
         size = variant_of(study, name)
         told = ", ".join(f"{key}={value}" for key, value in changes.items()) or "nothing"
         rows.append([name, told, f"{size.parameters:,}", f"{size.macs:,}"])
-    _table(["variant", "changes", "parameters", "MACs a forward"], rows)
+    print_table(["variant", "changes", "parameters", "MACs a forward"], rows)
     trainings, steps = len(study.variants) * len(study.seeds), study.snapshots[-1]
     print(
         f"{trainings} trainings of {steps:,} steps of {recipe.batch}, each measured after {', '.join(map(str, study.snapshots))} "
@@ -230,10 +230,10 @@ def _print_table(result: Result) -> None:
             for m in result.metric_names
         ]
         rows.append([*map(str, row.varied.values()), *scores, f"{row.seconds:.1f}"])
-    _table([*result.study.axes, *result.metric_names.values(), "seconds"], rows)
+    print_table([*result.study.axes, *result.metric_names.values(), "seconds"], rows)
 
 
-def _table(columns: list[str], rows: list[list[str]]) -> None:
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -121,7 +121,11 @@ def _tell_scene(s: Scenes, i: int, u: np.ndarray) -> str:
 def _relation(s: Scenes, i: int, order: tuple[int, int], u: float) -> str:
     """One of the relations, perhaps two, that hold from one shape to the other: those across the whole picture."""
     a, b = order
-    true = [name for name, step in RELATIONS.items() if _relates(step, s.row[i, b] - s.row[i, a], s.column[i, b] - s.column[i, a])]
+    true = [
+        name
+        for name, step in RELATIONS.items()
+        if _relates(step, s.row[i, b] - s.row[i, a], s.column[i, b] - s.column[i, a])
+    ]
     return true[int(u * len(true))]
 
 

@@ -351,7 +351,9 @@ class DiT(nn.Module):
         if tokens is None or present is None or not self.captions_join:
             return Told(swished, sequence, shared, tokens, present), beside
         others = present.new_ones(len(present), self.pos_embed.shape[1])
-        mask = torch.cat([*(part.new_ones(part.shape[:2], dtype=torch.bool) for part in beside), present, others], dim=1)
+        mask = torch.cat(
+            [*(part.new_ones(part.shape[:2], dtype=torch.bool) for part in beside), present, others], dim=1
+        )
         return Told(swished, sequence, shared, mask=mask[:, None, None]), [*beside, tokens]
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:

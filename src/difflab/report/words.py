@@ -17,9 +17,18 @@ SHARES: dict[Metric, tuple[str, str]] = {  # in a sentence, and on an axis
     "caption-one": ("share with all that captions of one shape say", "captions of one shape (%)"),
     "caption-two": ("share with all that captions of two shapes say", "captions of two shapes (%)"),
     "objects": ("share with as many shapes as told", "number of shapes as told (%)"),
-    **{aspect: (f"share with the {aspect} told", f"{aspect} as told (%)") for aspect in (
-        "kind", "colour", "size", "place", "relation", "background", "speed",
-    )},
+    **{
+        aspect: (f"share with the {aspect} told", f"{aspect} as told (%)")
+        for aspect in (
+            "kind",
+            "colour",
+            "size",
+            "place",
+            "relation",
+            "background",
+            "speed",
+        )
+    },
 }
 
 

@@ -23,7 +23,6 @@ from difflab.study.spec import SAID, Metric, Settings, Study
 from difflab.study.store import CellStore
 from difflab.zoo.sampling import grid_note
 
-
 CAPTIONS_FILE = "captions.txt"  # in a study's folder: what its samples are asked to be, one a line
 
 

@@ -21,8 +21,8 @@ import yaml
 from scipy.special import stdtrit
 
 from difflab import files
-from difflab.data.dataset import Dataset
 from difflab.data.captions import clip_captions, scene_captions
+from difflab.data.dataset import Dataset
 from difflab.data.shapes import sample_scenes
 from difflab.data.shapes_clips import sample_motions
 from difflab.data.sources import is_place

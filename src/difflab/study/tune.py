@@ -50,14 +50,13 @@ class Tuned:
     """What a search found.
 
     metric: its name; finalists: settings and their distances on the seed that the winner was chosen by, best first;
-    winner, usual: the winner's and, at as many calls, the official sampler's distance on other seeds; result: of these.
+    winner, usual: the winner's and, at as many calls, the official sampler's distance on other seeds.
     """
 
     metric: str
     finalists: list[tuple[Settings, float]]
     winner: Reported
     usual: Reported
-    results: list[Result]
 
 
 def tune(
@@ -102,7 +101,7 @@ def tune(
     results = run("report", [_with(one, seed=seed) for one in chosen for seed in REPORT])
     rows = [result.rows[0] for result in results]
     winner, usual = (_reported(rows[i : i + len(REPORT)], metric) for i in (0, len(REPORT)))
-    found = Tuned(results[0].metric_names[metric], finalists, winner, usual, results)
+    found = Tuned(results[0].metric_names[metric], finalists, winner, usual)
     files.write_json(out / _FILE, _record(found, budget, count))
     return found
 

@@ -192,9 +192,7 @@ class DiffusionRecipe(Recipe):
                 "text_encoder is given, but the network is told no captions; set network.cond_dim to its width"
             )
         if self.text_encoder is None and width is not None:
-            raise ValueError(
-                f"network.cond_dim is {width}, but nothing makes vectors of captions; give a text_encoder"
-            )
+            raise ValueError(f"network.cond_dim is {width}, but nothing makes vectors of captions; give a text_encoder")
         return self
 
     @model_validator(mode="after")
@@ -316,7 +314,9 @@ class TextRecipe(Recipe):
     @model_validator(mode="after")
     def _language_is_known(self) -> TextRecipe:
         if self.data.source != "shapes":
-            raise ValueError(f"data.source is {self.data.source}, but only the language of shapes is learned; choose it")
+            raise ValueError(
+                f"data.source is {self.data.source}, but only the language of shapes is learned; choose it"
+            )
         if self.width % self.heads:
             raise ValueError(f"width is {self.width}, but {self.heads} heads need a multiple of {self.heads}")
         return self
@@ -333,7 +333,12 @@ _KINDS: dict[str, type[AnyRecipe]] = {
 
 def folder_of(recipe: AnyRecipe) -> Folder:
     """Where the finished network of a recipe is kept."""
-    folders: dict[str, Folder] = {"diffusion": "models", "features": "features", "autoencoder": "autoencoders", "text": "text"}
+    folders: dict[str, Folder] = {
+        "diffusion": "models",
+        "features": "features",
+        "autoencoder": "autoencoders",
+        "text": "text",
+    }
     return folders[recipe.kind]
 
 

@@ -21,7 +21,6 @@ from difflab.data.captions import read
 from difflab.data.shapes import BACKGROUNDS, COLOURS
 from difflab.train.shapes_denoiser import model_space
 
-
 KNOWN = ("background", "kind", "colour", "size", "direction", "speed")  # what may be known of a clip beforehand
 _OF_WAYS = ("kind", "size", "direction", "speed")
 

@@ -113,9 +113,7 @@ def check_conditions(model: Model, conditions: Tensor | None, count: int) -> Non
     due = f"({count}, 1 + tokens, {width})" if network.reads_tokens else f"({count}, {width})"
     found = tuple(conditions.shape)
     if len(found) != 2 + network.reads_tokens or (found[0], found[-1]) != (count, width):
-        raise DifflabError(
-            f"{name}: conditions have shape {found}, but {count} samples of this model need {due}."
-        )
+        raise DifflabError(f"{name}: conditions have shape {found}, but {count} samples of this model need {due}.")
 
 
 def told_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor | None:

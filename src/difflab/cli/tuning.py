@@ -1,0 +1,60 @@
+"""`difflab tune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
+
+if TYPE_CHECKING:
+    from difflab.study.tune import Reported
+
+
+def tune(
+    model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
+    budget: Annotated[int, typer.Option(help="Network calls a sample; a guided step makes two.")] = 10,
+    reference: Annotated[str, typer.Option(help="What samples are scored against: a data set, folder or statistics.")] = "shapes",
+    count: Annotated[int, typer.Option(min=8, help="Samples of each setting that is among the last few.")] = 1000,
+    config: Config = None,
+    split: Split = None,
+    features: Features = None,
+    out: Out = None,
+    batch: Batch = 64,
+    device: Device = None,
+) -> None:  # fmt: skip
+    """Find the sampler, grid and guidance with the least FD, or FVD of clips, for a number of network calls.
+
+    It chooses on one seed and reports on others. A search that was stopped goes on where it was.
+    """
+    import shlex
+
+    from difflab.cli.studies import print_table
+    from difflab.study.record import command
+    from difflab.study.spec import Study
+    from difflab.study.tune import REPORT
+    from difflab.study.tune import tune as search
+
+    folder = out or Path("runs") / f"tune-{Path(model).stem}-{budget}"
+    found = search(
+        model, budget, folder, reference=reference, config=config, split=split, features=features, count=count,
+        batch=batch, device=pick_device(device), watch=lambda progress: None,
+    )  # fmt: skip
+    rows = [
+        [s.sampler, str(s.steps), str(s.spacing), f"{s.guidance:g}", f"{value:.4g}"] for s, value in found.finalists
+    ]
+    print_table(["sampler", "steps", "spacing", "guidance", f"{found.metric}, one seed"], rows)
+    print(f"on {len(REPORT)} other seeds of {count} samples, with 95 % intervals of their mean:")
+    for name, one in (("chosen", found.winner), ("usual", found.usual)):
+        print(f"  {name}: {_told(one)}: {found.metric} {one.value:.4g} [{one.low:.4g}, {one.high:.4g}]")
+    study = Study(name="tune", model=model, config=config, reference=reference, axes={"seed": [0]})
+    print(f"to sample so: {command(study, found.winner.settings)}")
+    print(f"all of it: {shlex.quote(str(folder / 'tuned.json'))}")
+
+
+def _told(one: Reported) -> str:
+    s = one.settings
+    guided = f", guidance {s.guidance:g}" if s.guidance != 1.0 else ""
+    return f"{s.sampler}, {s.steps} steps, spacing {s.spacing}{guided}"
