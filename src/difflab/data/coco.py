@@ -34,9 +34,7 @@ class CocoCaptions(EncodedImages):
         silent = [image for image in self._names if image not in self._captions]
         self._ids = sorted(image for image in self._names if image in self._captions)
         if not self._ids:
-            raise DifflabError(
-                f"{file}: none of its {counted(len(self._names))} has a caption; unpack the official one."
-            )
+            raise DifflabError(f"{file}: not one of its images has a caption; unpack the official file.")
         self._check_images(file)
         said = f"{counted(len(self._ids))} of MS-COCO ({split}) in {path}, {self.caption_count:,} captions"
         left = f", {counted(len(silent))} without any left out" if silent else ""

@@ -317,7 +317,7 @@ def _from_pretrained(
                 source, subfolder=part, use_safetensors=True, output_loading_info=True, **options
             )
             if found["missing_keys"]:  # transformers would draw them at random
-                raise ValueError(f"{len(found['missing_keys'])} weights are missing")
+                raise ValueError(f"the weight {min(found['missing_keys'])} is missing")
             tokenizer = AutoTokenizer.from_pretrained(source, subfolder=words, **where)
     except DifflabError:
         raise
