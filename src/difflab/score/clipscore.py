@@ -202,7 +202,8 @@ def _opened(source: str, **where: Any) -> tuple[Any, Any]:
                     f"{source}: is of the kind {config.model_type}, but a CLIP model of pictures and text is needed, "
                     "such as openai/clip-vit-base-patch32."
                 )
-            network, found = CLIPModel.from_pretrained(source, use_safetensors=True, output_loading_info=True, **where)
+            kind: Any = CLIPModel  # whose annotations leave the second answer out
+            network, found = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **where)
             if found["missing_keys"]:  # transformers would draw them at random
                 raise ValueError(f"the weight {min(found['missing_keys'])} is missing")
             return network, AutoTokenizer.from_pretrained(source, **where)
@@ -224,16 +225,16 @@ def _preprocessing(source: str, path: Path, size: int) -> Preprocessing:
     try:
         told = json.loads(file.read_text(encoding="utf-8"))
         usual = Preprocessing(size, size)
-        mean, std = (tuple(map(float, told.get(f"image_{n}", getattr(usual, n)))) for n in ("mean", "std"))
+        mean, std = _channels(told.get("image_mean", usual.mean)), _channels(told.get("image_std", usual.std))
         short, crop = _side(told.get("size", size), "shortest_edge"), _side(told.get("crop_size", size), "height")
         found = Preprocessing(short, crop, mean, std)
         resample = told.get("resample", Image.Resampling.BICUBIC)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DifflabError(f"{file}: this description of CLIP's pictures is damaged; fetch it again.") from error
-    if found.crop != size or found.short < size or len(mean) != 3 or len(std) != 3 or resample != 3:
+    if found.crop != size or found.short < size or resample != 3:
         raise DifflabError(
             f"{file}: brings pictures to {found.crop} pixels from {found.short} by filter {resample}, but this model "
-            f"takes {size}, cut from no fewer, by the bicubic filter (3), in 3 channels; fetch the file that belongs "
+            f"takes {size}, cut from no fewer, by the bicubic filter (3); fetch the file that belongs "
             "to it."
         )
     return found
@@ -244,8 +245,13 @@ def _side(told: Any, name: str) -> int:
     return int(told[name] if isinstance(told, dict) else told)
 
 
+def _channels(told: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, told)
+    return red, green, blue
+
+
 def _fetched(source: str) -> Path | None:
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = cached_file(source, _PREPROCESSOR, **quiet)
