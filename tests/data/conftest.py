@@ -1,11 +1,9 @@
-"""Tiny images made on the spot, and the way to the optional real samples."""
+"""Tiny images made on the spot."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,13 +27,3 @@ def encode() -> Encode:
         return buffer.getvalue()
 
     return encoded
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """The folder of real samples: `$DIFFLAB_SHARED_DATA`, or shared/data beside the repository."""
-    beside = Path(__file__).parents[3] / "shared" / "data"
-    path = Path(os.environ.get("DIFFLAB_SHARED_DATA") or beside)
-    if not path.is_dir():
-        pytest.skip("the real data samples are not here (set DIFFLAB_SHARED_DATA)")
-    return path

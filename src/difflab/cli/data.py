@@ -47,7 +47,7 @@ def show(
 ) -> None:
     """Say what a source is taken for; decode all of it once, or of films look into each, so that what is broken is known."""
     from difflab.data.clips import describe_films, holds_films
-    from difflab.data.dataset import batches
+    from difflab.data.dataset import Captioned, batches
     from difflab.data.sources import open_data
     from difflab.data.writers import save_samples
     from difflab.errors import DifflabError
@@ -69,6 +69,9 @@ def show(
     if dataset.classes:
         shown = ", ".join(dataset.classes[:12]) + (", .." if len(dataset.classes) > 12 else "")
         print(f"{len(dataset.classes)} classes: {shown}")
+    if isinstance(dataset, Captioned):
+        captions = sum(len(dataset.captions_of(index)) for index in range(len(dataset)))
+        print(f"{captions} captions of {len(dataset)} pictures, such as: {dataset.captions_of(0)[0]}")
     if grid is not None and kept is not None:
         save_samples(grid, kept)
         print(f"grid: {grid}")

@@ -250,6 +250,6 @@ def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool, seed:
         save_every=settings.training.snapshot_freq,
         seed=seed,
     )  # fmt: skip
-    with watching(recipe) as watch:
+    with watching(recipe) as (watch, _):
         path = train(recipe, folder, resume=resume, watch=watch)
     print(f"{recipe.name}: {path}")

@@ -142,7 +142,7 @@ def train(
         save_every=ckpt_every,
     )
     folder = resume or results_dir / f"{len(list(results_dir.glob('*'))):03d}-{recipe.name}"
-    with watching(recipe) as watch:
+    with watching(recipe) as (watch, _):
         path = run(recipe, folder, resume=resume is not None, watch=watch)
     print(f"{recipe.name}: {path}")
 

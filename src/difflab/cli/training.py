@@ -31,8 +31,8 @@ def train(
         from difflab.train.run import train as run
     except ModuleNotFoundError as error:
         raise DifflabError(f"training needs {error.name}, which is not installed; install difflab[train].") from error
-    with watching(parsed) as watch:
-        path = run(parsed, folder, resume=resume, watch=watch)
+    with watching(parsed) as (watch, reads):
+        path = run(parsed, folder, resume=resume, watch=watch, reads=reads)
     print(f"{parsed.name}: {path}")
     from accelerate import PartialState
 
@@ -41,13 +41,14 @@ def train(
 
 
 @contextmanager
-def watching(recipe: AnyRecipe) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar over the steps of a training, with its loss."""
+def watching(recipe: AnyRecipe) -> Iterator[tuple[Callable[[Progress], None], Callable[[int, int], None]]]:
+    """Progress bars: over the steps of a training, with its loss, and before them over captions that are read."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}")]  # fmt: skip
     with Bar(*columns) as bar:
+        captions = bar.add_task("captions", total=None, visible=False, loss="")
         task = bar.add_task(recipe.name, total=recipe.steps, loss="")
 
         def watch(progress: Progress) -> None:
@@ -55,4 +56,7 @@ def watching(recipe: AnyRecipe) -> Iterator[Callable[[Progress], None]]:
             if progress.step % recipe.log_every == 0:
                 bar.update(task, loss=f"loss {float(progress.loss):.4g}")
 
-        yield watch
+        def reads(done: int, of: int) -> None:
+            bar.update(captions, completed=done, total=of, visible=True)
+
+        yield watch, reads

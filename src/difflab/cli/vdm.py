@@ -107,5 +107,5 @@ def train(
         },
         "difflab vdm train",
     )  # fmt: skip
-    with watching(recipe) as watch:
+    with watching(recipe) as (watch, _):
         print(f"model: {run(recipe, results_folder, resume=resume, watch=watch)}")

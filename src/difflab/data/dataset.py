@@ -1,6 +1,6 @@
 """What a data set is, how an image is brought to size, and how items become batches.
 
-A `Dataset` is a sequence of `Item`s. Readers decode and nothing more; `Transformed` puts a resize in front of any of
+A `Dataset` is a sequence of `Item`s. Readers decode and nothing more; `transformed` puts a resize in front of any of
 them, and `batches` stacks them, on threads if asked to. Only numpy and Pillow are used here.
 """
 
@@ -146,6 +146,21 @@ class Transformed:
             return replace(item, x=self.transform(item.x))
         except DifflabError as error:
             raise DifflabError(f"{item.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class CaptionedTransformed(Transformed):
+    """A data set with captions seen through a transform."""
+
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """Those of the source."""
+        assert isinstance(self.source, Captioned), "`transformed` chooses"
+        return self.source.captions_of(index)
+
+
+def transformed(source: Dataset, transform: Transform) -> Transformed:
+    """`source` seen through `transform`, with its captions where it has such."""
+    return (CaptionedTransformed if isinstance(source, Captioned) else Transformed)(source, transform)
 
 
 @dataclass(frozen=True)

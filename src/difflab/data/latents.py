@@ -3,6 +3,7 @@ latents without an encoder.
 
 latents.json           what they are of: the autoencoder, the pictures, how many
 labels.npy             (N,) int64, -1 where there is none
+captions.json          of every picture the list of its captions, where the data set has such
 moments-00000.npy      (n, 2, 2 C, h, w) float16: [as it is, mirrored], [mean, log variance]
 """
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from difflab.errors import DifflabError
 
-RECORD, LABELS = "latents.json", "labels.npy"
+RECORD, LABELS, CAPTIONS = "latents.json", "labels.npy", "captions.json"
 _MAPS = 256  # files held open: a process may often have no more than 1,024
 
 
@@ -49,6 +50,10 @@ class Latents:
             raise DifflabError(f"{self.path}: these latents have no labels to learn.")
         return int(self._labels.max()) + 1
 
+    def captions_of(self, index: int) -> tuple[str, ...]:
+        """The captions of a picture; none where the data set has no captions."""
+        return self._captions[index] if self._captions else ()
+
     def batch(self, indices: np.ndarray, mirrored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Moments (B, 2 C, h, w) float32 and labels (B,) of items, of their mirror images where told (B,) bool."""
         chunk = int(self.record["chunk"])
@@ -58,6 +63,19 @@ class Latents:
     @cached_property
     def _labels(self) -> np.ndarray:
         return np.load(self.path / LABELS, allow_pickle=False)
+
+    @cached_property
+    def _captions(self) -> tuple[tuple[str, ...], ...]:
+        path = self.path / CAPTIONS
+        if not path.is_file():
+            return ()
+        try:
+            found = json.loads(path.read_bytes())
+            if len(found) != len(self) or not all(isinstance(c, str) for captions in found for c in captions):
+                raise ValueError("other captions than pictures")
+            return tuple(map(tuple, found))
+        except (ValueError, TypeError) as error:
+            raise DifflabError(f"{path}: these captions of latents are damaged; make the latents again.") from error
 
     @cached_property
     def _chunks(self) -> OrderedDict[int, np.ndarray]:

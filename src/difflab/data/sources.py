@@ -11,7 +11,8 @@ from pathlib import Path
 from difflab.data.archives import ImageTar, NpzImages
 from difflab.data.celeba import CelebA, is_celeba, partition_file
 from difflab.data.cifar10 import Cifar10, is_cifar10
-from difflab.data.dataset import Crop, Dataset, Transform, Transformed
+from difflab.data.coco import CocoCaptions, is_coco
+from difflab.data.dataset import Crop, Dataset, Transform, transformed
 from difflab.data.images import ImageFolder
 from difflab.data.latents import is_latents
 from difflab.data.lsun import FfhqLmdb, LsunLmdb, is_ffhq, is_lmdb
@@ -68,6 +69,12 @@ KNOWN = {
         Transform(256, "center-short"),
         "bedroom_train_lmdb (unpacked) from https://github.com/fyu/lsun",
     ),
+    "coco": Known(
+        lambda root, split: CocoCaptions(root, split=split),
+        Transform(256, "center-short"),
+        "the images and the annotations of 2014 or 2017 (unpacked: train2017, val2017, annotations) from"
+        " https://cocodataset.org/#download",
+    ),
 }
 
 
@@ -87,17 +94,18 @@ def open_data(
     """Open a data set by name or path; its `description` says what it was taken for.
 
     A name is `shapes` (the procedural world) or one of `KNOWN`, looked up in `$DIFFLAB_DATA/<name>` and brought to its
-    usual size. A path is a folder of images, a .tar or .tar.gz, an .npz, an LSUN or FFHQ lmdb, a CelebA folder, or
-    CIFAR-10 in an official form; its images keep their size. `size` brings either to size x size, by the crop that
-    belongs to the data or the one told (`Transform`). `split` picks a part where the data has parts. Write `./name` for
-    a local folder that has the name of a data set. Raises DifflabError if nothing is there or it cannot be read.
+    usual size. A path is a folder of images, a .tar or .tar.gz, an .npz, an LSUN or FFHQ lmdb, a CelebA folder, MS-COCO
+    with its captions, or CIFAR-10 in an official form; its images keep their size. `size` brings either to size x size,
+    by the crop that belongs to the data or the one told (`Transform`). `split` picks a part where the data has parts.
+    Write `./name` for a local folder that has the name of a data set. Raises DifflabError if nothing is there or it
+    cannot be read.
     """
     if source == SHAPES:
         return _shapes(split, size)
     if isinstance(source, str) and source in KNOWN:
         known = KNOWN[source]
         transform = known.transform if size is None else Transform(size, crop or known.transform.crop)
-        return Transformed(known.open(_home(source), split), transform)
+        return transformed(known.open(_home(source), split), transform)
     path = Path(source).expanduser()
     if not path.exists() and path.name in REFERENCE_BATCHES:
         raise DifflabError(
@@ -110,7 +118,7 @@ def open_data(
         raise DifflabError(
             f"{source}: holds clips of {dataset.frames} frames, but pictures are needed; score clips by fvd or kvd."
         )
-    return dataset if size is None else Transformed(dataset, Transform(size, crop or usual))
+    return dataset if size is None else transformed(dataset, Transform(size, crop or usual))
 
 
 def fingerprint(source: str | Path) -> str:
@@ -172,6 +180,8 @@ def _open_path(path: Path, split: str | None) -> tuple[Dataset, Crop]:
         return CelebA(path, split=split), "celeba"
     if is_cifar10(path):
         return Cifar10(path, split=split), "stretch"
+    if is_coco(path):
+        return CocoCaptions(path, split=split), "center-short"
     if path.is_dir():
         return ImageFolder(path, split=split), "center-short"
     if path.name.endswith(_TAR_ENDINGS):
@@ -181,7 +191,7 @@ def _open_path(path: Path, split: str | None) -> tuple[Dataset, Crop]:
         return NpzImages(path), "center-short"
     raise DifflabError(
         f"{path}: not a form of data that difflab reads; expected is a folder of images, .tar, .tar.gz, .npz, an lmdb"
-        " folder, or CIFAR-10 in an official form."
+        " folder, MS-COCO's folder, or CIFAR-10 in an official form."
     )
 
 

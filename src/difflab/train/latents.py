@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from difflab import files
-from difflab.data.dataset import Crop, Dataset, batches
-from difflab.data.latents import LABELS, RECORD, chunk_file, read_record
+from difflab.data.dataset import Captioned, Crop, Dataset, batches
+from difflab.data.latents import CAPTIONS, LABELS, RECORD, chunk_file, read_record
 from difflab.data.shapes import Shapes
 from difflab.data.sources import fingerprint, is_place, open_data
 from difflab.errors import DifflabError
@@ -25,7 +25,8 @@ def store_latents(
     source: str, vae: str, out: Path, *, split: str | None = None, size: int | None = None, crop: Crop | None = None,
     batch: int = 32, device: str = "cpu", watch: Callable[[int, int], None] | None = None,
 ) -> int:  # fmt: skip
-    """Write the moments of all pictures of `source`, as they are and mirrored, to the folder `out`; returns how many.
+    """Write the moments of all pictures of `source`, as they are and mirrored, to the folder `out`, and their captions
+    where they have such; returns how many pictures.
 
     Args:
         source, split, size, crop: of the pictures, see `data.sources.open_data`.
@@ -62,6 +63,8 @@ def store_latents(
         labels.append(np.load(beside, allow_pickle=False))
         if watch:
             watch(int(indices[-1]) + 1, len(dataset))
+    if isinstance(dataset, Captioned):
+        files.write_json(out / CAPTIONS, [dataset.captions_of(index) for index in range(len(dataset))])
     with files.writing(out / LABELS) as handle:
         np.save(handle, np.concatenate(labels))
     for beside in out.glob("labels-*.npy"):

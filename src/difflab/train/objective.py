@@ -32,9 +32,10 @@ from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions, k
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.train.start import begin_with
 from difflab.zoo.autoencoder import Autoencoder, open_autoencoder
+from difflab.zoo.captions import CaptionCache
 from difflab.zoo.codec import encode, encode_moments
 from difflab.zoo.families import FAMILIES
-from difflab.zoo.text import SmallTextConfig, TextEncoder, open_text_encoder
+from difflab.zoo.text import SmallTextConfig, TextEncoder, TransformersEncoder, open_text_encoder
 
 Drawn = tuple[Tensor, ...]  # everything a loss needs of a batch, each (B, ..)
 
@@ -88,7 +89,7 @@ class DiffusionObjective:
             drawn.append(labels)
         elif self.recipe.text_encoder is not None:
             captions = self._captions(batch, generator)
-            drawn.append(self._read(captions, device))
+            drawn.append(self.told(captions, device))
         if isinstance(self.denoiser, MotionsDenoiser) and len(drawn) > 3:
             known = known_of_captions(captions) if self.recipe.text_encoder else known_of_classes(labels)
             drawn.append(known.to(device))
@@ -134,10 +135,24 @@ class DiffusionObjective:
             self.text_encoder = open_text_encoder(name, device)
             if self.text_encoder.width != due:
                 raise DifflabError(
-                    f"{self.recipe.name}: {name} makes vectors of {self.text_encoder.width} numbers, but network.cond_dim "
-                    f"is {due}; set it to {self.text_encoder.width}."
+                    f"{self.recipe.name}: {name} makes vectors of {self.text_encoder.width} numbers, but "
+                    f"network.cond_dim is {due}; set it to {self.text_encoder.width}."
                 )
         return self.text_encoder
+
+    def read_ahead(
+        self, dataset: Dataset | Latents, device: torch.device, watch: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Open the text encoder and, if it is one of transformers, let it read all captions of the data, or find on the
+        disk what it said of them before; see `zoo.captions`. Ours is quick, and the captions of `shapes` have no end.
+
+        `watch` is told how many captions are read, of how many. Raises DifflabError as `opened_text_encoder` does.
+        """
+        encoder = self.opened_text_encoder(device)
+        if isinstance(encoder, TransformersEncoder) and isinstance(dataset, Captioned):
+            cache = CaptionCache(encoder, device)
+            cache.add((text for index in range(len(dataset)) for text in dataset.captions_of(index)), watch)
+            self.text_encoder = cache
 
     def _captions(self, batch: Batch, generator: torch.Generator) -> list[str]:
         """Captions, the hidden ones empty."""
@@ -145,7 +160,8 @@ class DiffusionObjective:
         shown = torch.rand(len(batch.captions), generator=generator) >= self.recipe.network.hidden_share
         return [caption if s else "" for caption, s in zip(batch.captions, shown.tolist(), strict=True)]
 
-    def _read(self, captions: list[str], device: torch.device) -> Tensor:
+    def told(self, captions: list[str], device: torch.device) -> Tensor:
+        """What the network is told of captions, (B, 1 + L, W), or (B, W) where it reads no tokens."""
         encoder = self.opened_text_encoder(device)
         assert encoder is not None
         made = encoder.encode(captions)

@@ -57,13 +57,14 @@ def train(
     resume: bool = False,
     snapshots: Collection[int] = (),
     watch: Callable[[Progress], None] | None = None,
+    reads: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train by `recipe` in the folder `out`; returns the finished model's file.
 
     The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
-    `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step. Ctrl-C
-    lets the step that runs end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and
-    saves nothing.
+    `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step, and
+    `reads`, before the first, how many captions a text encoder has read, of how many. Ctrl-C lets the step that runs
+    end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and saves nothing.
 
     Raises DifflabError when a training is there already and `resume` is off, or its data cannot be read.
     """
@@ -76,7 +77,7 @@ def train(
         trainer.resume()
     if isinstance(trainer.objective, DiffusionObjective):  # before anything is written
         trainer.objective.opened_autoencoder(trainer.accelerator.device)
-        trainer.objective.opened_text_encoder(trainer.accelerator.device)
+        trainer.objective.read_ahead(dataset, trainer.accelerator.device, reads)
     main = trainer.accelerator.is_main_process
     if main:
         _warn_of_initial_weights(recipe, trainer)
@@ -199,11 +200,13 @@ class _Log:
 def _grid(recipe: DiffusionRecipe, trainer: Trainer) -> np.ndarray:
     model = build_model(_card(recipe, trainer, {}), trainer.averaged_state(), trainer.accelerator.device)
     classes = "random" if recipe.network.classes is None else "balanced"
-    prompt = None
-    if recipe.text_encoder is not None:
+    conditions = None
+    if recipe.text_encoder is not None:  # read by the trainer's encoder: opening a large one takes long
+        assert isinstance(trainer.objective, DiffusionObjective)
         indices = np.arange(GRID) % len(trainer.feed.dataset)
-        prompt = captions_in(trainer.feed.dataset, indices, np.zeros(GRID))
-    return sample(model, GRID, steps=min(50, model.schedule.timesteps), classes=classes, prompt=prompt)
+        captions = captions_in(trainer.feed.dataset, indices, np.zeros(GRID))
+        conditions = trainer.objective.told(captions, trainer.accelerator.device)
+    return sample(model, GRID, steps=min(50, model.schedule.timesteps), classes=classes, conditions=conditions)
 
 
 def snapshot_file(out: Path, step: int) -> Path:

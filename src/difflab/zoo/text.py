@@ -34,7 +34,12 @@ KIND = "text"
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _LONGEST = 120  # tokens that encoders without a limit of their own are given, as PixArt-alpha gives T5
 _AT_ONCE = 256  # captions encoded at a time
+_POOLED = ("bert", "roberta", "xlm-roberta")  # end in a pooling layer
 Positive = Annotated[int, Gt(0)]
+
+
+class _UnreadableError(DifflabError):
+    """What transformers is to read is not there, or damaged."""
 
 
 class TextEncoder(Protocol):
@@ -177,7 +182,7 @@ def _encoded(encoder: TextEncoder, texts: Sequence[str], encode: Any) -> Tensor:
 def _warn_of_cut(name: str, longest: int, length: int) -> None:
     if longest > length:
         warnings.warn(
-            f"{name}: a caption has {longest} tokens, but only the first {length} are read.", UserWarning, stacklevel=4
+            f"{name}: a caption has {longest} tokens, but only the first {length} are read.", UserWarning, stacklevel=5
         )
 
 
@@ -266,14 +271,15 @@ def _from_folder(path: Path, device: str | torch.device) -> TransformersEncoder:
 
 def _from_hub(source: str, device: str | torch.device) -> TransformersEncoder:
     _need_transformers(source)
-    with suppress(DifflabError):
+    with suppress(_UnreadableError):
         return _from_pretrained(source, device, local_files_only=True)
     try:
         return _from_pretrained(source, device)
-    except DifflabError as error:
+    except _UnreadableError as error:
+        reason = first_line(error.__cause__)[:200] if isinstance(error.__cause__, Exception) else "no details"
         raise DifflabError(
-            f"{source}: this text encoder is not in the Hugging Face hub's cache on this machine, and cannot be fetched "
-            "now; connect to the internet, or give the path of a folder that holds it."
+            f"{source}: this text encoder is not in the Hugging Face hub's cache on this machine, and cannot be "
+            f"fetched now ({reason}); connect to the internet, or give the path of a folder that holds it."
         ) from error
 
 
@@ -286,7 +292,7 @@ def _need_transformers(source: str) -> None:
 
 
 def _from_pretrained(
-    source: str, device: str | torch.device, part: str = "", words: str = "", **options: Any
+    source: str, device: str | torch.device, part: str = "", words: str = "", **where: Any
 ) -> TransformersEncoder:
     _need_transformers(source)
     from transformers import AutoConfig, AutoTokenizer
@@ -298,27 +304,32 @@ def _from_pretrained(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of libraries, to each other
-            config = AutoConfig.from_pretrained(source, subfolder=part, **options)
+            config = AutoConfig.from_pretrained(source, subfolder=part, **where)
             kind = _text_class(config)
             if kind is None:
                 raise DifflabError(
                     f"{source}: is of the kind {config.model_type}, but a text encoder is needed: CLIP, T5, or one "
                     "of BERT's kin."
                 )
-            network = kind.from_pretrained(
-                source, subfolder=part, torch_dtype=torch.float32, use_safetensors=True, **options
+            # Nothing here reads BERT's pooling layer, and many files do not hold it.
+            options = where | ({"add_pooling_layer": False} if config.model_type in _POOLED else {})
+            network, found = kind.from_pretrained(
+                source, subfolder=part, use_safetensors=True, output_loading_info=True, **options
             )
-            tokenizer = AutoTokenizer.from_pretrained(source, subfolder=words, **options)
+            if found["missing_keys"]:  # transformers would draw them at random
+                raise ValueError(f"the weight {min(found['missing_keys'])} is missing")
+            tokenizer = AutoTokenizer.from_pretrained(source, subfolder=words, **where)
     except DifflabError:
         raise
     except Exception as error:  # a damaged file can make the reader raise nearly anything
-        raise DifflabError(
+        raise _UnreadableError(
             f"{source}: this text encoder cannot be read ({first_line(error)[:200]}); give a complete folder of "
             "transformers with its tokenizer and safetensors, or fetch it again."
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    return TransformersEncoder(source, network.eval().requires_grad_(False).to(device), tokenizer)
+    tokenizer.padding_side = "right"
+    return TransformersEncoder(source, network.float().eval().requires_grad_(False).to(device), tokenizer)
 
 
 def _text_class(config: Any) -> Any:
@@ -329,4 +340,4 @@ def _text_class(config: Any) -> Any:
              "umt5": "UMT5EncoderModel", "mt5": "MT5EncoderModel"}  # fmt: skip
     if config.model_type in named:
         return getattr(transformers, named[config.model_type])
-    return transformers.AutoModel if config.model_type in ("bert", "roberta", "distilbert", "xlm-roberta") else None
+    return transformers.AutoModel if config.model_type in (*_POOLED, "distilbert") else None
