@@ -15,11 +15,11 @@ def score(
     metric: Annotated[
         str,
         typer.Argument(
-            help="fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity; fvd, kvd of clips; or adm, the first five. FID is called FD unless the features are Inception's."
+            help="fid, sfid, is, precision, recall, kid, density, coverage, fd-infinity; fvd, kvd of clips; clipscore, by captions; or adm, the first five. FID is called FD unless the features are Inception's."
         ),
     ],
     samples: Annotated[str, typer.Argument(help="Folder, .npz, .tar, .tar.gz, lmdb, or data set name.")],
-    reference: Annotated[str, typer.Argument(help="The same, or statistics .npz.")],
+    reference: Annotated[str, typer.Argument(help="The same, or statistics .npz; for clipscore a text file with a caption a line.")],
     features: Features = None,
     split: Split = None,
     size: Size = None,
@@ -33,16 +33,21 @@ def score(
     from difflab.cli.options import pick_device
     from difflab.errors import DifflabError, suggest
     from difflab.score.adm import ADM
+    from difflab.study.captioned import CLIP, score_by_captions
     from difflab.study.measure import METRICS
     from difflab.study.measure import scores as measure
 
-    if metric not in ("adm", *METRICS):
-        raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, ('adm', *METRICS))}")
+    known = ("adm", "clipscore", *METRICS)
+    if metric not in known:
+        raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, known)}")
     metrics = list(ADM) if metric == "adm" else [metric]
-    found = measure(
-        metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,
-        device=pick_device(None), lenient=metric == "adm", frames=frames, stride=stride, fps=fps,
-    )  # fmt: skip
+    if metric == "clipscore":
+        found = {metric: score_by_captions(samples, reference, clip=features or CLIP, device=pick_device(None))}
+    else:
+        found = measure(
+            metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,
+            device=pick_device(None), lenient=metric == "adm", frames=frames, stride=stride, fps=fps,
+        )  # fmt: skip
     if json:
         import json as encoder
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflab.study.result import Result, Row
 from difflab.study.spec import TRUTH, Metric, Scalar
 
-MORE_IS_BETTER: frozenset[Metric] = frozenset({*TRUTH, "is", "precision", "recall", "density", "coverage"})
+MORE_IS_BETTER: frozenset[Metric] = frozenset({*TRUTH, "clipscore", "is", "precision", "recall", "density", "coverage"})
 
 
 DISTURBED: dict[Metric, str] = {  # controls: samples that were spoilt on purpose, so that none is better

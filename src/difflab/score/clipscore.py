@@ -7,12 +7,11 @@ begin with "A photo depicts ".
 from __future__ import annotations
 
 import json
-import math
 import re
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.util import find_spec
 from logging import ERROR, getLogger
@@ -27,13 +26,13 @@ from torch import Tensor
 
 from difflab.errors import DifflabError, first_line
 from difflab.precision import full_precision
+from difflab.score.metrics import interval
 from difflab.score.scores import Score
 
 WEIGHT, PREFIX = 2.5, "A photo depicts "
 _AT_ONCE = 64  # pairs
 _PREPROCESSOR = "preprocessor_config.json"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_Z = 1.959964  # 95 % two-sided
 
 
 class _UnreadableError(DifflabError):
@@ -63,6 +62,22 @@ class Preprocessing:
         resized = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
         top, left = (size[1] - self.crop) // 2, (size[0] - self.crop) // 2
         return resized[top : top + self.crop, left : left + self.crop]
+
+
+def clipscore(cosines: np.ndarray, replicates: int = 1000, seed: int = 0) -> Score:
+    """CLIPScore of pairs with these cosines (N,): the mean, with the 95 % interval of a bootstrap over pairs.
+
+    How often each pair is drawn depends on N and `seed` alone, so that two sets of pairs with the same captions are
+    resampled alike. Raises DifflabError for fewer than two pairs, which have no interval.
+    """
+    pairs = WEIGHT * np.asarray(cosines, np.float64).clip(min=0.0)
+    if len(pairs) < 2:
+        raise DifflabError(f"A CLIPScore with its interval needs at least 2 pairs, but there are {len(pairs)}.")
+    draw, share = np.random.default_rng(seed), np.full(len(pairs), 1 / len(pairs))
+    resampled = np.array([draw.multinomial(len(pairs), share) @ pairs / len(pairs) for _ in range(replicates)])
+    low, high = interval(float(pairs.mean()), resampled)
+    passport = {"interval": {"kind": "bootstrap over pairs", "level": 0.95, "replicates": replicates}}
+    return Score(float(pairs.mean()), low, high, len(pairs), "CLIPScore", passport, resampled)
 
 
 class ClipScorer:
@@ -112,14 +127,13 @@ class ClipScorer:
         return np.concatenate(found)
 
     def scores(self, images: np.ndarray, texts: Sequence[str]) -> Score:
-        """CLIPScore: the mean over pairs, with the 95 % interval of a normal mean. Raises DifflabError as `cosines`
-        does, and for fewer than two pairs, which have no interval."""
-        if len(texts) < 2:
-            raise DifflabError(f"A CLIPScore with its interval needs at least 2 pairs, but there are {len(texts)}.")
-        pairs = WEIGHT * self.cosines(images, texts).clip(min=0.0)
-        value, half = float(pairs.mean()), _Z * float(pairs.std(ddof=1)) / math.sqrt(len(pairs))
-        passport = {"features": self.passport(), "interval": {"kind": "normal, over pairs", "level": 0.95}}
-        return Score(value, value - half, value + half, len(pairs), "CLIPScore", passport)
+        """CLIPScore of pairs, see `clipscore`. Raises DifflabError as `cosines` does, and for fewer than two pairs."""
+        return self.of(self.cosines(images, texts))
+
+    def of(self, cosines: np.ndarray) -> Score:
+        """CLIPScore of pairs with these cosines (N,), with how it was made."""
+        found = clipscore(cosines)
+        return replace(found, passport={"features": self.passport(), **found.passport})
 
     @torch.no_grad()
     def _cosines(self, images: np.ndarray, texts: list[str]) -> np.ndarray:

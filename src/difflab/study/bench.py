@@ -23,6 +23,7 @@ from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
 from difflab.errors import DifflabError
 from difflab.score.adm import POINTWISE, REFERENCE_POINTS
 from difflab.score.adm import Reference as AdmReference
+from difflab.score.clipscore import ClipScorer
 from difflab.score.extractors import Extractor
 from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
@@ -49,6 +50,7 @@ class Shelf:
     run: str = field(default_factory=lambda: uuid4().hex)
     _models: dict[tuple[str, str | None], Model] = field(default_factory=dict)
     _extractors: dict[str, Extractor] = field(default_factory=dict)
+    _clips: dict[str, ClipScorer] = field(default_factory=dict)
 
     def model(self, source: str, config: str | None) -> Model:
         """The model that `difflab.load` gives."""
@@ -61,6 +63,12 @@ class Shelf:
         if name not in self._extractors:
             self._extractors[name] = open_extractor(name, self.device)
         return self._extractors[name]
+
+    def clip(self, source: str) -> ClipScorer:
+        """The CLIP of that name."""
+        if source not in self._clips:
+            self._clips[source] = ClipScorer(source, self.device)
+        return self._clips[source]
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,11 @@ class Bench:
     def extractor_of(self, view: View | None) -> Extractor:
         """The feature network for a view of samples."""
         return self.picture_extractor if view == "frames" else self.extractor
+
+    @cached_property
+    def clip(self) -> ClipScorer | None:
+        """What scores pictures by their captions, where that is asked for."""
+        return self.shelf.clip(self.study.clip) if "clipscore" in self.study.metrics else None
 
     @property
     def extractors(self) -> list[Extractor]:
@@ -258,6 +271,12 @@ class Bench:
 
     def _features_are_there(self) -> None:
         check_features(self.study, self.extractor)
+        if "clipscore" in self.study.metrics and not self.captions:
+            raise DifflabError(
+                f"{self.study.name}: the metric 'clipscore' needs a model that draws what captions say; "
+                f"{self.model.card.name} does not."
+            )
+        self.clip  # noqa: B018
         for view in self.views:
             self.extractor_of(view)
 
@@ -317,6 +336,7 @@ class Bench:
             return {}
         said = "\n".join(self.captions[: settings.count])
         return {
+            **({} if self.clip is None else {"clip": self.clip.passport()}),
             "captions": hashlib.sha256(said.encode()).hexdigest(),
             "text encoder": self.model.text_encoder.weights_hash(),
         }

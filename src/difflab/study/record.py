@@ -44,6 +44,8 @@ def metric_names(bench: Bench) -> dict[Metric, str]:
     }
     if "fid-frames" in bench.study.metrics:
         looked["fid-frames"] = f"{metric_name(bench.picture_extractor.passport())}, single frames"
+    if bench.clip is not None:
+        looked["clipscore"] = f"CLIPScore ({Path(bench.study.clip).name})"
     return {m: truth.get(m) or looked.get(m) or metric_name(passport, m) for m in bench.study.metrics}
 
 
@@ -54,6 +56,8 @@ def passport(bench: Bench) -> dict[str, Any]:
         "model": card.model_dump(mode="json", exclude={"training"}) | {"weights sha256": bench.model.weights_hash},
         "features": bench.extractor.passport(),
         **({"picture features": bench.picture_extractor.passport()} if "frames" in bench.views else {}),
+        **({} if bench.clip is None else {"clip": bench.clip.passport()}),
+        **({"captions": _about_captions(bench)} if bench.captions else {}),
         "reference": {
             "source": bench.study.reference,
             "split": bench.study.split,
@@ -68,6 +72,21 @@ def passport(bench: Bench) -> dict[str, Any]:
         "noise": "Philox, keyed by (seed, sample), counter by step: the same for every cell and batch size",
         "difflab": __version__,
     }
+
+
+def _about_captions(bench: Bench) -> dict[str, Any]:
+    """What samples were asked to be, and what read it."""
+    text = bench.model.card.text
+    assert text is not None
+    source = bench.study.reference
+    of = (
+        "of scenes or clips that no training shows"
+        if source == SHAPES
+        else f"one each of items of {source}, drawn at random with a fixed seed; all of it is the reference"
+    )
+    return {
+        "of": of, "file": CAPTIONS_FILE, "encoder": text.encoder, "encoder sha256": bench.model.text_encoder.weights_hash(),
+    }  # fmt: skip
 
 
 def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:

@@ -28,6 +28,7 @@ from difflab.data.shapes_clips import sample_motions
 from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.score.adm import Suite
+from difflab.score.clipscore import clipscore
 from difflab.score.extractors import Taps, joined
 from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
@@ -212,7 +213,7 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
     bench.warm(settings)
     model = bench.model_of(settings)
     labels = labels_of(model, bench.draw(settings), settings.seed, rows)
-    taps, views, truth, pictures, seconds, sizes = [], [], [], [], [], []
+    taps, views, truth, fits, pictures, seconds, sizes = [], [], [], [], [], [], []
     batches = bench.batches(settings, rows)
     have = rows.start
     while True:
@@ -225,14 +226,17 @@ def _draw_chunk(bench: Bench, settings: Settings, rows: range) -> tuple[dict[str
         taps.append(bench.extractor.taps(images, bench.taps()))
         views.append(bench.viewed(images, have))
         pictures.append(images[: max(0, bench.study.keep - have)])
+        told = bench.captions[have : have + len(images)]
+        if bench.clip is not None:
+            fits.append({"clipscore": bench.clip.cosines(images, told)})
         if bench.truth_known:
             begin = have - rows.start
             asked = None if labels is None else labels[begin : begin + len(images)].cpu().numpy()
-            truth.append(checked(images, asked, bench.captions[have : have + len(images)] or None))
+            truth.append(checked(images, asked, told or None))
         have += len(images)
     arrays = {name: np.concatenate([getattr(part, name) for part in taps]) for name in sorted(bench.taps())}
     arrays["pictures"] = np.concatenate(pictures)
-    arrays |= _gathered(truth) | _gathered(views)
+    arrays |= _gathered(truth) | _gathered(views) | _gathered(fits)
     where = {
         "run": bench.shelf.run,
         "batch": min(bench.batch, bench.study.chunk),
@@ -259,7 +263,7 @@ def _all_floors(bench: Bench) -> _Floors:
     """The floors of a study. Of clips of several lengths only those by the same first frames are common to all."""
     bench.statistics  # noqa: B018 (read here, whether or not a floor can be had)
     lengths = dict.fromkeys(bench.frames_of(settings) for settings in bench.study.cells())
-    metrics = bench.study.metrics
+    metrics = tuple(metric for metric in bench.study.metrics if metric != "clipscore")
     if len(lengths) == 1:
         return _Floors(_floors(bench, next(iter(lengths)), metrics), {})
     same = tuple(m for m in metrics if m == "fvd-window")
@@ -353,6 +357,11 @@ def _measure(
             found.scores[metric] = Score(value=float(marks.mean()), low=low, high=high, n=len(marks))
             found.marks[metric] = marks
             continue
+        if metric == "clipscore":
+            fit = clipscore(more[metric], bench.study.replicates)
+            found.scores[metric] = Score(value=fit.value, low=fit.low, high=fit.high, n=fit.n)
+            found.replicates[metric] = fit.replicates.tolist()
+            continue
         if (view := VIEWS.get(metric)) is not None:
             said = suite(Taps(more[view]), view).score("fid" if view == "frames" else "fvd")
         else:
@@ -392,7 +401,8 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     record = cell.get("result")
     if record is not None and record.get("measured_by") == measured_by:
         return record
-    asked: list[str] = [*(metric for metric in TRUTH if metric in bench.study.metrics), *bench.views]
+    of_each = (*TRUTH, "clipscore")
+    asked: list[str] = [*(metric for metric in of_each if metric in bench.study.metrics), *bench.views]
     taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
     more = {name: cell.gather(name) for name in asked}
     found = _measure(bench, frames, taps, more, bench.study.metrics)

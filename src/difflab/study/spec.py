@@ -20,7 +20,7 @@ Metric = Literal[
     "fid", "kid", "is", "precision", "recall", "density", "coverage", "valid", "accuracy",
     "fvd", "fvd-window", "fvd-last", "fvd-frozen", "fvd-shuffled", "kvd", "fid-frames", "direction",
     "caption", "caption-one", "caption-two", "objects", "kind", "colour", "size", "place", "relation", "background",
-    "speed",
+    "speed", "clipscore",
 ]  # fmt: skip
 # Ways to look at clips: their first or last frames, all of them spoilt as a control, or single ones.
 View = Literal["window", "last", "frozen", "shuffled", "frames"]
@@ -125,8 +125,9 @@ class Study(BaseModel):
     features are I3D's), `fvd-window`, of the first `window` frames alone, so that clips of different lengths
     compare, `fvd-last`, of the last ones against the last ones of real clips as long, `fvd-frozen` and `fvd-
     shuffled`, the controls that tell whether motion is seen, `fid-frames`, of one frame of each clip, which sees no
-    motion, and on `shapes` `direction`, whether a clip moves where it was asked to; skip_broken: pass over pictures
-    of the reference that cannot be decoded; keep: samples kept as pictures; nearest: how many of these, of the cell
+    motion, and on `shapes` `direction`, whether a clip moves where it was asked to; clip: the
+    CLIP of `clipscore`, of models of captions, a folder or hub id (see `score.clipscore`); skip_broken: pass over
+    pictures of the reference that cannot be decoded; keep: samples kept as pictures; nearest: how many of these, of the cell
     with the most network calls, are shown beside the training samples nearest to them; chunk: samples written at a
     time; replicates: of the bootstrap.
     """
@@ -147,6 +148,7 @@ class Study(BaseModel):
     axes: dict[str, list[Scalar]]
     metrics: Annotated[tuple[Metric, ...], MinLen(1)] = ("fid",)
     window: Annotated[int, Gt(1)] | None = None
+    clip: str = "openai/clip-vit-base-patch32"
     skip_broken: bool = False
     keep: Annotated[int, Ge(0)] = 64
     nearest: Annotated[int, Ge(0)] = 0
