@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from difflab.nets.dit import DESIGNS, DiT, position_table, Told
+from difflab.nets.dit import DESIGNS, DiT, Told, position_table
 from difflab.zoo.families import DIT_NAMES, DiTConfig, dit_size
 
 SMALL = {"input_size": 8, "hidden_size": 32, "depth": 2, "num_heads": 4, "num_classes": 5}

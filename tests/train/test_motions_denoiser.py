@@ -101,7 +101,11 @@ def test_ddim_with_it_draws_clips_of_the_world_that_move_as_asked():
     labels = torch.arange(16)
     denoiser = MotionsDenoiser(8)
     noise = SeededNoise(0, range(16), (3, 8, 32, 32))
-    x = final(trajectory(lambda x, at: denoiser(x, at, known_of_classes(labels)), DDIM(), path(SCHEDULE, 20, "trailing"), noise))
+    x = final(
+        trajectory(
+            lambda x, at: denoiser(x, at, known_of_classes(labels)), DDIM(), path(SCHEDULE, 20, "trailing"), noise
+        )
+    )
     found = recognise_clips(decode(x))
     assert found.valid.all()
     np.testing.assert_array_equal(found.motions.labels, labels)

@@ -134,8 +134,8 @@ class DiffusionObjective:
             self.text_encoder = open_text_encoder(name, device)
             if self.text_encoder.width != due:
                 raise DifflabError(
-                    f"{self.recipe.name}: {name} makes vectors of {self.text_encoder.width} numbers, but network.cond_dim "
-                    f"is {due}; set it to {self.text_encoder.width}."
+                    f"{self.recipe.name}: {name} makes vectors of {self.text_encoder.width} numbers, but "
+                    f"network.cond_dim is {due}; set it to {self.text_encoder.width}."
                 )
         return self.text_encoder
 

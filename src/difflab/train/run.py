@@ -29,7 +29,14 @@ from difflab.score.features import SmallFeatures, save_small_features
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DataConfig, DiffusionRecipe, FeaturesRecipe
 from difflab.train.feed import captions_in
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
-from difflab.train.objective import DiffusionObjective, TextObjective, check_captions, check_classes, check_heads, check_latents
+from difflab.train.objective import (
+    DiffusionObjective,
+    TextObjective,
+    check_captions,
+    check_classes,
+    check_heads,
+    check_latents,
+)
 from difflab.zoo.autoencoder import AutoencoderCard, codec_config, save_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint

@@ -115,7 +115,7 @@ class SmallTextEncoder:
                 f"{self.card.name}: does not know the word {unknown[0]!r}; its words are "
                 f"{', '.join(self.network.numbers)}."
             )
-        longest = max(len(text.split()) for text in texts) + 1
+        longest = 1 + max(len(self.network.words_of(text)) for text in texts)
         _warn_of_cut(self.card.name, longest, self.length)
         numbers = numbers.to(self.network.embedding.weight.device)
         reading = self.network(numbers)
@@ -177,7 +177,7 @@ def _encoded(encoder: TextEncoder, texts: Sequence[str], encode: Any) -> Tensor:
 def _warn_of_cut(name: str, longest: int, length: int) -> None:
     if longest > length:
         warnings.warn(
-            f"{name}: a caption has {longest} tokens, but only the first {length} are read.", UserWarning, stacklevel=4
+            f"{name}: a caption has {longest} tokens, but only the first {length} are read.", UserWarning, stacklevel=5
         )
 
 
@@ -272,8 +272,8 @@ def _from_hub(source: str, device: str | torch.device) -> TransformersEncoder:
         return _from_pretrained(source, device)
     except DifflabError as error:
         raise DifflabError(
-            f"{source}: this text encoder is not in the Hugging Face hub's cache on this machine, and cannot be fetched "
-            "now; connect to the internet, or give the path of a folder that holds it."
+            f"{source}: this text encoder is not in the Hugging Face hub's cache on this machine, and cannot be "
+            "fetched now; connect to the internet, or give the path of a folder that holds it."
         ) from error
 
 
