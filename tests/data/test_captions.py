@@ -163,8 +163,8 @@ def test_above_is_below_from_the_other_side(scenes):
 
 
 def test_above_is_above():
-    """Two circles in one column, the red one at the top, on a picture made by hand."""
-    scene = hand_made(colour=(0, 2), row=(0, 2), column=(1, 1))
+    """And only across the whole picture: a red circle at the top left, a blue one in the middle of the bottom."""
+    scene = hand_made(colour=(0, 2), row=(0, 2), column=(0, 1))
     truth = {"a red circle above a blue circle": 1, "a blue circle above a red circle": 0,
              "a blue circle below a red circle": 1, "a red circle left of a blue circle": 0,
              "a circle above a circle": 1, "a circle right of a circle": 0}  # fmt: skip

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 import difflab
-from difflab.data.captions import WORDS, clip_captions, read, scene_captions
-from difflab.data.shapes import Shapes
-from difflab.data.shapes_clips import ShapesClips
+from difflab.data.captions import WORDS, clip_captions, judge_clips, judge_scenes, read, scene_captions
+from difflab.data.shapes import Shapes, recognise
+from difflab.data.shapes_clips import ShapesClips, recognise_clips
 from difflab.errors import DifflabError
 from difflab.train.config import folder_of, parse_recipe, read_recipe
 from difflab.train.feed import Batch, Feed, captions_in
@@ -157,13 +157,22 @@ def test_a_network_that_reads_no_tokens_is_told_vectors():
 
 
 @pytest.mark.parametrize("dataset", [Shapes(16, seed=5), ShapesClips(16, 2, seed=5)])
-def test_the_feed_gives_each_sample_its_own_caption_on_every_device(dataset):
+def test_every_device_is_told_the_captions_of_its_own_samples(dataset):
     whole = Feed(dataset, 6, 3, captions=True).at(4)
     assert len(set(whole.captions)) > 1
-    assert whole.captions == captions_in(dataset, whole.indices, np.zeros(6))
     parts = [Feed(dataset, 3, 3, captions=True, rank=rank, world=2).at(4).captions for rank in range(2)]
     assert parts[0] + parts[1] == whole.captions
     assert Feed(dataset, 6, 3).at(4).captions is None
+
+
+def test_captions_are_true_of_the_pictures_and_clips_they_come_with():
+    pictures = Feed(Shapes(32, seed=5), 64, 3, captions=True).at(4)
+    judged = judge_scenes([read(text) for text in pictures.captions], recognise(pictures.pictures).scenes)
+    assert all((values != 0).all() for values in judged.values())
+    clips = Feed(ShapesClips(32, 8, seed=5), 64, 3, captions=True).at(4)
+    seen = recognise_clips(clips.pictures)
+    judged = judge_clips([read(text) for text in clips.captions], seen.motions, seen.moved)
+    assert all((values != 0).all() for values in judged.values())
 
 
 def test_one_of_several_captions_is_picked_and_an_item_may_have_none():
