@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from difflab.nets.dit import DiT
 from difflab.nets.unet2d import UNet2D
 from difflab.train.config import OptimConfig
 from difflab.train.muon import Muon
@@ -106,6 +107,16 @@ def test_the_edges_of_the_unet_are_left_to_adam():
     assert {"down.0.block.0.conv1.weight", "mid.attn_1.q.weight", "up.1.upsample.conv.weight"} <= names
     assert not [name for name in names if name.startswith(("conv_in", "conv_out", "temb.")) or name.endswith("bias")]
     assert "down.0.block.0.temb_proj.weight" in names
+
+
+@pytest.mark.parametrize("told", [{"num_classes": 5}, {"cond_dim": 6}])
+def test_the_edges_and_tables_of_the_dit_are_left_to_adam(told):
+    network = DiT(input_size=8, hidden_size=32, depth=1, num_heads=4, conditioning="adaln-single", **told)
+    hidden = {id(p) for p in hidden_matrices(network)}
+    names = {name for name, p in network.named_parameters() if id(p) in hidden}
+    layers = {"attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"}
+    layers |= {"caption.q", "caption.kv", "caption.proj"} if "cond_dim" in told else set()
+    assert names == {"shared.1.weight", *(f"blocks.0.{layer}.weight" for layer in layers)}
 
 
 def test_muon_takes_no_closure():

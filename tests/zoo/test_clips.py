@@ -162,7 +162,7 @@ def test_blocks_have_noise_of_their_own_and_one_class(model, monkeypatch):
     draws = [seeded_noise(model, seed, [3], block).draw(0) for seed in (0, 1, 2) for block in (0, 1, 2)]
     assert len({x.numpy().tobytes() for x in draws}) == 9
     told = []
-    monkeypatch.setattr("difflab.zoo.clips.labels_of", lambda model, draw, seed, indices: told.append(seed))
+    monkeypatch.setattr("difflab.zoo.clips.told_of", lambda model, draw, seed, indices: told.append(seed))
     extend(model, Draw("ddim", 2), torch.zeros(2, 3, 6, 8, 8), 15, 2, range(2), seed=7)
     assert told == [7, 7, 7]
 

@@ -14,7 +14,7 @@ goes the other way, and `judge_scenes` and `judge_clips` compare what was asked 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,7 +90,7 @@ def _thing(words: Sequence[str | None]) -> Thing:
     return Thing(found, _index(COLOURS, colour), _index(SIZES, size), _index(PLACES, place))
 
 
-def _index(names: Sequence[str] | dict[str, object], word: str | None) -> int | None:
+def _index(names: Iterable[str], word: str | None) -> int | None:
     return None if word is None else list(names).index(word)
 
 
@@ -121,11 +121,8 @@ def _tell_scene(s: Scenes, i: int, u: np.ndarray) -> str:
 def _relation(s: Scenes, i: int, order: tuple[int, int], u: float) -> str:
     """One of the relations, perhaps two, that hold from one shape to the other: those across the whole picture."""
     a, b = order
-    true = [
-        name
-        for name, step in RELATIONS.items()
-        if _relates(step, s.row[i, b] - s.row[i, a], s.column[i, b] - s.column[i, a])
-    ]
+    between = int(s.row[i, b] - s.row[i, a]), int(s.column[i, b] - s.column[i, a])
+    true = [name for name, step in RELATIONS.items() if _relates(step, *between)]
     return true[int(u * len(true))]
 
 
@@ -153,10 +150,12 @@ def _tell_clip(m: Motions, i: int, u: np.ndarray) -> str:
 
 
 def scene_captions(seed: int, indices: np.ndarray, objects: int | None = None) -> list[str]:
-    """Sentences about the scenes with these indices; with `objects`, about ones of so many shapes."""
+    """Sentences about the scenes with these indices; with `objects`, about ones of so many shapes, 1 or 2."""
     indices = np.asarray(indices, np.int64)
+    if objects not in (None, 1, 2):
+        raise DifflabError(f"scenes of {objects} shapes were asked for, but a scene has 1 or 2; choose one of these.")
     if objects is not None:
-        indices = _of_count(seed, objects, int(indices.max()) + 1)[indices]
+        indices = _of_count(seed, objects, int(indices.max(initial=-1)) + 1)[indices]
     return tell_scenes(sample_scenes(seed, indices), seed, indices)
 
 

@@ -145,8 +145,8 @@ def uniforms(seed: int, indices: np.ndarray, draws: int, stream: int = 0) -> np.
     """
     indices = np.asarray(indices, np.int64)
     blocks, inverse = np.unique(indices // _BLOCK, return_inverse=True)
-    table = np.stack([_block(seed, stream + int(block), draws) for block in blocks])
-    return table[inverse, indices % _BLOCK]
+    table = [_block(seed, stream + int(block), draws) for block in blocks] or [np.empty((0, draws))]
+    return np.stack(table)[inverse, indices % _BLOCK]
 
 
 @lru_cache(maxsize=64)

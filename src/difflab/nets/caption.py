@@ -1,7 +1,8 @@
 """How captions lie in memory, whatever encoder they come from, and attention to their tokens.
 
-A caption is one array (1 + L, W): the vector of all of it, then one of each token. Rows of NaN are absent, and a caption
-of nothing else is no caption. So captions are one tensor (B, 1 + L, W) for whoever stacks, guides or hides them.
+A caption is one array (1 + L, W): the vector of all of it, then one of each token. Rows of NaN are absent, and a
+caption of nothing else is no caption. So captions are one tensor (B, 1 + L, W) for whoever stacks, guides or hides
+them.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ class Caption(NamedTuple):
 
 
 def unpack(packed: Tensor, null_vector: Tensor, null_token: Tensor) -> Caption:
-    """Captions (B, 1 + L, W) taken apart; where there is none, this vector (W,) and one token (W,) take its place."""
+    """Captions (B, 1 + L, W) taken apart; in the place of a vector or tokens that one lacks there are this vector (W,)
+    and one token (W,). Raises ValueError on a wrong shape."""
+    if packed.ndim != 3 or packed.shape[1] < 2 or packed.shape[2] != len(null_vector):
+        raise ValueError(f"captions are (B, 1 + tokens, {len(null_vector)}), not {tuple(packed.shape)}")
     there, values = ~packed.isnan().any(dim=2), packed.nan_to_num(0.0)
-    hidden = ~there[:, :1]
-    first = torch.where(hidden, null_token, values[:, 1])
-    present = torch.cat([there[:, 1:2] | hidden, there[:, 2:]], dim=1)
-    vector = torch.where(hidden, null_vector, values[:, 0])
+    silent = ~there[:, 1:].any(dim=1, keepdim=True)
+    first = torch.where(silent, null_token, values[:, 1])
+    present = torch.cat([there[:, 1:2] | silent, there[:, 2:]], dim=1)
+    vector = torch.where(there[:, :1], values[:, 0], null_vector)
     return Caption(vector, torch.cat([first[:, None], values[:, 2:]], dim=1), present)
 
 
@@ -61,9 +65,9 @@ def _projection(width_in: int, width_out: int) -> nn.Sequential:
 
 
 class CaptionAttention(nn.Module):
-    """(B, T, D) tokens of a picture ask (B, L, S) tokens of a caption, of which some are there: (B, T, D), zero at first.
+    """(B, T, D) tokens of a picture ask (B, L, S) tokens of a caption, of which some are there: (B, T, D).
 
-    Nothing is normalised before it, as in PixArt-alpha.
+    Its owner makes `proj` zero, so that it adds nothing at first. Nothing is normalised before it, as in PixArt-alpha.
     """
 
     def __init__(self, width: int, heads: int, told: int) -> None:

@@ -14,8 +14,8 @@ decided here as said at `Block` and `DiT`. `adaln-single`, of PixArt-alpha (Chen
 linear layer for all blocks, to which each adds a table of its own.
 
 The condition is the timestep and a class, or the timestep and the vector of a caption; the tokens of a caption enter
-besides, by attention to them (`cross-attention`, as in PixArt-alpha) or as tokens beside the picture's (`in-context`, as
-in U-ViT, Bao et al. 2023).
+besides, by attention to them (`cross-attention`, as in PixArt-alpha) or as tokens beside the picture's (`in-context`,
+as in U-ViT, Bao et al. 2023).
 """
 
 from __future__ import annotations
@@ -350,10 +350,9 @@ class DiT(nn.Module):
         beside = [sequence] if self.design.joins else []
         if tokens is None or present is None or not self.captions_join:
             return Told(swished, sequence, shared, tokens, present), beside
-        others = present.new_ones(len(present), self.pos_embed.shape[1])
-        mask = torch.cat(
-            [*(part.new_ones(part.shape[:2], dtype=torch.bool) for part in beside), present, others], dim=1
-        )
+        before = present.new_ones(len(present), sum(part.shape[1] for part in beside))
+        pictures = present.new_ones(len(present), self.pos_embed.shape[1])
+        mask = torch.cat([before, present, pictures], dim=1)
         return Told(swished, sequence, shared, mask=mask[:, None, None]), [*beside, tokens]
 
     def _unpatchify(self, tokens: Tensor) -> Tensor:

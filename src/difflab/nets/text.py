@@ -47,21 +47,28 @@ class SmallText(nn.Module):
         self.transformer = nn.TransformerEncoder(layer, depth, norm, enable_nested_tensor=False)
         self.heads = nn.ModuleDict({name: nn.Linear(width, answers) for name, answers in targets.items()})
 
+    @staticmethod
+    def words_of(text: str) -> list[str]:
+        """The words of a sentence, without its marks."""
+        return text.lower().replace(".", " ").replace(",", " ").split()
+
     def numbered(self, texts: Sequence[str]) -> tuple[Tensor, list[str]]:
         """Word numbers (B, length) of sentences, cut where they are longer, and the words that it does not know."""
         table = torch.full((len(texts), self.length), self.PAD, dtype=torch.int64)
         unknown = []
         for row, text in zip(table, texts, strict=True):
-            words = text.lower().replace(".", " ").replace(",", " ").split()
+            words = self.words_of(text)
             unknown += [word for word in words if word not in self.numbers]
             numbers = [self.BEGIN, *(self.numbers[word] for word in words if word in self.numbers)][: self.length]
             row[: len(numbers)] = torch.tensor(numbers)
         return table, unknown
 
     def forward(self, numbers: Tensor) -> Reading:
-        """Read sentences (B, L)."""
+        """Read sentences (B, L), L up to `length`."""
         absent = numbers == self.PAD
-        tokens = self.transformer(self.embedding(numbers) + self.position, src_key_padding_mask=absent)
+        tokens = self.transformer(
+            self.embedding(numbers) + self.position[: numbers.shape[1]], src_key_padding_mask=absent
+        )
         there = (~absent)[..., None].to(tokens.dtype)
         mean = (tokens * there).sum(1) / there.sum(1)
         return Reading(tokens, mean, {name: head(mean) for name, head in self.heads.items()})

@@ -417,8 +417,8 @@ class UNet3D(nn.Module):
         Args:
             x: (B, channels, F, H, W).
             t: (B,) timesteps.
-            condition: vectors (B, cond_dim) float, with `cond_tokens` captions (B, 1 + L, cond_dim), see `nets.caption`,
-                or classes (B,) int64, `num_classes` for none; rows of NaN are vectors that are hidden, too.
+            condition: vectors (B, cond_dim) float, with `cond_tokens` captions (B, 1 + L, cond_dim), see
+                `nets.caption`, or classes (B,) int64, `num_classes` for none; rows of NaN are vectors that are hidden.
             alone: (B,) bool: whether each frame of a sample sees itself alone (the reference's focus_present_mask).
             images: how many of the last frames are single pictures, no part of the clip.
 

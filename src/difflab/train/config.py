@@ -124,14 +124,14 @@ class DiffusionRecipe(Recipe):
     official DDIM recipe is reduction `sum`, timesteps `antithetic`, Adam at a constant rate; that of DiT has a
     network that learns its variance (learn_sigma), AdamW at 1e-4 and no clipping. autoencoder: by name, path or hub
     id (see `zoo.autoencoder.open_autoencoder`); None trains on pixels. text_encoder: by name, path or hub id (see
-    `zoo.text.open_text_encoder`), for a network that is told captions (cond_dim). start: a model whose weights it begins with,
-    to be tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every: steps between
-    pictures. timesteps: `uniform`, `antithetic` pairs of such, or `lognormal` noise levels, of which noise_level
-    has mean and standard deviation (see `core.loss.lognormal_timesteps`). target: what the network learns to tell
-    apart from the noise: the `data` drawn, or, on pixels of `shapes` alone, the `exact` mean of all scenes or clips
-    given the noisy one (see `train.shapes_denoiser` and `train.motions_denoiser`). weighting: of the error over
-    noise levels, see `core.loss.diffusion_loss`; `v` needs the prediction x0. checkpointing: recompute activations
-    in the backward pass, which saves memory and costs a third more time.
+    `zoo.text.open_text_encoder`), for a network that is told captions (cond_dim). start: a model whose weights it
+    begins with, to be tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every:
+    steps between pictures. timesteps: `uniform`, `antithetic` pairs of such, or `lognormal` noise levels, of which
+    noise_level has mean and standard deviation (see `core.loss.lognormal_timesteps`). target: what the network learns
+    to tell apart from the noise: the `data` drawn, or, on pixels of `shapes` alone, the `exact` mean of all scenes or
+    clips given the noisy one and what is told of it (see `train.shapes_denoiser` and `train.motions_denoiser`).
+    weighting: of the error over noise levels, see `core.loss.diffusion_loss`; `v` needs the prediction x0.
+    checkpointing: recompute activations in the backward pass, which saves memory and costs a third more time.
     """
 
     kind: Literal["diffusion"] = "diffusion"
@@ -258,6 +258,11 @@ class DiffusionRecipe(Recipe):
                 f"target is exact, but the network is told {classes} classes: of pictures the exact mean is known "
                 f"without classes, of clips with their {len(CLASSES)}; choose target: data"
             )
+        if self.text_encoder is not None and d.frames is None:
+            raise ValueError(
+                "target is exact, but the network is told captions: of pictures the exact mean is known without them "
+                "alone; choose target: data"
+            )
         return self
 
 
@@ -315,7 +320,7 @@ class TextRecipe(Recipe):
     def _language_is_known(self) -> TextRecipe:
         if self.data.source != "shapes":
             raise ValueError(
-                f"data.source is {self.data.source}, but only the language of shapes is learned; choose it"
+                f"data.source is {self.data.source}, but only the language of shapes is learned; set shapes"
             )
         if self.width % self.heads:
             raise ValueError(f"width is {self.width}, but {self.heads} heads need a multiple of {self.heads}")

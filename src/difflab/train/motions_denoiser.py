@@ -47,7 +47,7 @@ def known_of_captions(captions: Sequence[str]) -> Tensor:
 
 
 class MotionsDenoiser(nn.Module):
-    """Exact E[x0 | x_t, what is known] for 32x32 clips of `shapes` in model space, before they are rounded to grey levels.
+    """Exact E[x0 | x_t, what is known] for 32x32 clips of `shapes` in model space, before rounding to grey levels.
 
     Letters in the code: B clips, F frames, G backgrounds, C colours, W ways (of a shape of some kind and size), M masks
     of one frame, each of which several ways pass.

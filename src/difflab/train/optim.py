@@ -30,11 +30,12 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Optim
 def hidden_matrices(network: nn.Module) -> list[nn.Parameter]:
     """Trained weights of two or more dimensions that map hidden channels to hidden channels.
 
-    Layers at a network's edges, which it lists by name in `edges`, meet data or timesteps instead.
+    Layers at a network's edges, which it lists by name in `edges`, meet data or timesteps instead, and tables hold
+    vectors.
     """
     edges = tuple(f"{name}." for name in getattr(network, "edges", ()))
-    named = network.named_parameters()
-    return [p for name, p in named if p.requires_grad and p.ndim >= 2 and not name.startswith(edges)]
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad and p.ndim >= 2]
+    return [p for name, p in named if not name.startswith(edges) and not name.endswith("_table")]
 
 
 class MuonWithAdam(torch.optim.Optimizer):

@@ -40,11 +40,11 @@ class TextConfig(BaseModel):
 class Card(BaseModel):
     """What a model is, how its output is read, and where it comes from.
 
-    codec: None for a model of pixels; text: None for a model that is told no captions; variance: of the ancestral sampler (`ddpm`), `learned` where the network learns
-    it; guided_channels: how many of them guidance acts on where it is not told, None is all; rounding: how samples
-    become 8 bits (see `zoo.codec.decode`); classes: their names, in order, where they are known; source: what the
-    file was taken for, in words; weights: which of its weights were taken; training: recipe, data, steps, time and
-    hardware, free in form.
+    codec: None for a model of pixels; text: None for a model that is told no captions; variance: of the ancestral
+    sampler (`ddpm`), `learned` where the network learns it; guided_channels: how many of them guidance acts on where it
+    is not told, None is all; rounding: how samples become 8 bits (see `zoo.codec.decode`); classes: their names, in
+    order, where they are known; source: what the file was taken for, in words; weights: which of its weights were
+    taken; training: recipe, data, steps, time and hardware, free in form.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

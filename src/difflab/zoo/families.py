@@ -219,6 +219,8 @@ class UNet3DConfig(NetworkConfig):
             raise ValueError(f"num_classes is {self.num_classes}, but classes need a cond_dim, the width of their code")
         if self.cond_tokens and (self.num_classes or not self.cond_dim):
             raise ValueError("cond_tokens is true, but only captions have tokens; give cond_dim, and no num_classes")
+        if self.cond_tokens and self.dim % self.attn_heads:
+            raise ValueError(f"dim is {self.dim}, but {self.attn_heads} heads that attend to tokens need a multiple")
         return self
 
     @property

@@ -216,26 +216,25 @@ def _check_classes(model: Model, draw: Draw) -> None:
     name, network = model.card.name, model.card.network
     if draw.prompts and model.card.text is None:
         raise DifflabError(f"{name}: is told no captions, but a prompt was given; leave it out.")
+    if draw.guidance.channels is not None and draw.guidance.channels > model.shape[0]:
+        raise DifflabError(
+            f"{name}: {draw.guidance.channels} guided channels were asked for, but it has {model.shape[0]}."
+        )
     if network.classes is None:
-        if network.condition_width is not None and draw.classes == "random":
-            if draw.guidance.scale != 1.0 and network.hidden_share == 0.0:
-                raise DifflabError(
-                    f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding captions, "
-                    "so it knows no 'no caption' to guide away from; leave guidance out."
-                )
-            return
-        if draw.guidance.scale != 1.0 or draw.classes != "random":
-            what = f"guidance {draw.guidance.scale:g}" if draw.guidance.scale != 1.0 else "classes"
+        told, guided = network.condition_width is not None, draw.guidance.scale != 1.0
+        if told and guided and network.hidden_share == 0.0:
+            raise DifflabError(
+                f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding captions, "
+                "so it knows no 'no caption' to guide away from; leave guidance out."
+            )
+        if (guided and not told) or draw.classes != "random":
+            what = f"guidance {draw.guidance.scale:g}" if guided and not told else "classes"
             raise DifflabError(f"{name}: is told no classes, but {what} was asked for; leave it out.")
         return
     if draw.guidance.scale != 1.0 and network.null_class is None:
         raise DifflabError(
             f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding classes, so it "
             "knows no 'no class' to guide away from; leave guidance out."
-        )
-    if draw.guidance.channels is not None and draw.guidance.channels > model.shape[0]:
-        raise DifflabError(
-            f"{name}: {draw.guidance.channels} guided channels were asked for, but it has {model.shape[0]}."
         )
     if isinstance(draw.classes, str):
         if draw.classes not in ("random", "balanced"):
@@ -252,8 +251,8 @@ def _check_classes(model: Model, draw: Draw) -> None:
 def walk(model: Model, draw: Draw, noise: Noise, labels: Tensor | None = None) -> Iterator[Step]:
     """The sampling trajectory in model space, step by step; the caller watches, saves or stops.
 
-    `labels`: class numbers (B,) or captions, as `told_of` gives them. Raises DifflabError as `plan` does, before anything is
-    computed.
+    `labels`: class numbers (B,) or captions, as `told_of` gives them. Raises DifflabError as `plan` does, before
+    anything is computed.
     """
     sampler, points = plan(model, draw)
     return trajectory(denoiser_of(model, draw, labels), sampler, points, noise, corrector_of(draw))

@@ -120,7 +120,7 @@ class SmallTextEncoder:
                 f"{self.card.name}: does not know the word {unknown[0]!r}; its words are "
                 f"{', '.join(self.network.numbers)}."
             )
-        longest = max(len(text.split()) for text in texts) + 1
+        longest = 1 + max(len(self.network.words_of(text)) for text in texts)
         _warn_of_cut(self.card.name, longest, self.length)
         numbers = numbers.to(self.network.embedding.weight.device)
         reading = self.network(numbers)
