@@ -52,7 +52,7 @@ def told(claims: list[Claim], name: str) -> np.ndarray:
 def test_what_is_told_of_a_scene_is_true_of_it(scenes, claims):
     judged = judge_scenes(claims, scenes)
     assert holds(judged).all()
-    assert (judged["count"] == 1).all()
+    assert (judged["objects"] == 1).all()
     for aspect in ("colour", "size", "place", "relation", "background"):
         assert 0.1 < (judged[aspect] == 1).mean() < 0.9, aspect  # sometimes told, sometimes not
 
@@ -108,7 +108,7 @@ def test_other_backgrounds_and_relations_and_numbers_of_shapes_are_seen(scenes, 
     changes = {
         "background": (replace(scenes, background=(scenes.background + 1) % 3), before["background"] == 1),
         "relation": (replace(scenes, row=middle, column=middle), before["relation"] == 1),
-        "count": (replace(scenes, count=3 - scenes.count), one),
+        "objects": (replace(scenes, count=3 - scenes.count), one),
     }
     for aspect, (changed, rows) in changes.items():
         judged = judge_scenes(claims, changed)
@@ -116,7 +116,7 @@ def test_other_backgrounds_and_relations_and_numbers_of_shapes_are_seen(scenes, 
         assert (judged[aspect][rows] == 0).all()
         for other in set(ASPECTS) - {aspect}:  # so a claim of one thing fails of two by their number alone
             assert (judged[other][rows] != 0).all(), (aspect, other)
-    assert (judge_scenes(claims, changes["count"][0])["count"][two] == 0).all()
+    assert (judge_scenes(claims, changes["objects"][0])["objects"][two] == 0).all()
 
 
 @pytest.mark.parametrize("aspect", ["background", "kind", "colour", "size", "direction", "speed"])

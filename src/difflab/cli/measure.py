@@ -19,7 +19,9 @@ def score(
         ),
     ],
     samples: Annotated[str, typer.Argument(help="Folder, .npz, .tar, .tar.gz, lmdb, or data set name.")],
-    reference: Annotated[str, typer.Argument(help="The same, or statistics .npz; for clipscore a text file with a caption a line.")],
+    reference: Annotated[
+        str, typer.Argument(help="The same, or statistics .npz; for clipscore a text file with a caption a line.")
+    ],
     features: Features = None,
     split: Split = None,
     size: Size = None,

@@ -29,8 +29,10 @@ def tune(
 
     It chooses on one seed and reports on others. A search that was stopped goes on where it was.
     """
+    import itertools
     import shlex
 
+    from difflab.cli.draw import bar_to
     from difflab.cli.studies import print_table
     from difflab.study.record import command
     from difflab.study.spec import Study
@@ -38,10 +40,13 @@ def tune(
     from difflab.study.tune import tune as search
 
     folder = out or Path("runs") / f"tune-{Path(model).stem}-{budget}"
-    found = search(
-        model, budget, folder, reference=reference, config=config, split=split, features=features, count=count,
-        batch=batch, device=pick_device(device), watch=lambda progress: None,
-    )  # fmt: skip
+    with bar_to(None, "settings") as bar:
+        scored = itertools.count(1)
+        found = search(
+            model, budget, folder, reference=reference, config=config, split=split, features=features, count=count,
+            batch=batch, device=pick_device(device),
+            watch=lambda progress: bar(next(scored)) if progress.scored else None,
+        )  # fmt: skip
     rows = [
         [s.sampler, str(s.steps), str(s.spacing), f"{s.guidance:g}", f"{value:.4g}"] for s, value in found.finalists
     ]

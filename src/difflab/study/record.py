@@ -84,9 +84,8 @@ def _about_captions(bench: Bench) -> dict[str, Any]:
         if source == SHAPES
         else f"one each of items of {source}, drawn at random with a fixed seed; all of it is the reference"
     )
-    return {
-        "of": of, "file": CAPTIONS_FILE, "encoder": text.encoder, "encoder sha256": bench.model.text_encoder.weights_hash(),
-    }  # fmt: skip
+    digest = bench.model.text_encoder.weights_hash()
+    return {"of": of, "file": CAPTIONS_FILE, "encoder": text.encoder, "encoder sha256": digest}
 
 
 def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:
