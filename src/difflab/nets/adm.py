@@ -195,7 +195,7 @@ class ADM(nn.Module):
         resblock_updown, use_scale_shift_norm, use_new_attention_order: see the module.
         dropout: inside each residual block, while training.
         in_channels: of a picture.
-        timestep_scale: what timesteps are multiplied by before the embedding, 1000 / T under the flag rescale_timesteps.
+        timestep_scale: what timesteps are multiplied by before they are embedded, 1000 / T under rescale_timesteps.
     """
 
     edges: ClassVar[tuple[str, ...]] = ("time_embed", "label_emb", "input_blocks.0", "out")

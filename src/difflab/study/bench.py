@@ -27,6 +27,7 @@ from difflab.study.measure import SHAPES, Reference, choose_features, open_extra
 from difflab.study.memory import trained_cut, training_data
 from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
+from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.clips import Extension, batches_of, blocks_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
@@ -37,11 +38,13 @@ _OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", *VIEWS)
 
 @dataclass(frozen=True)
 class Shelf:
-    """Models and feature networks on one device, each opened once for all studies of a run, which has an id."""
+    """Models, classifiers and feature networks on one device, each opened once for all studies of a run, which has an
+    id."""
 
     device: str
     run: str = field(default_factory=lambda: uuid4().hex)
     _models: dict[tuple[str, str | None], Model] = field(default_factory=dict)
+    _classifiers: dict[str, Classifier] = field(default_factory=dict)
     _extractors: dict[str, Extractor] = field(default_factory=dict)
 
     def model(self, source: str, config: str | None) -> Model:
@@ -49,6 +52,12 @@ class Shelf:
         if (source, config) not in self._models:
             self._models[source, config] = load(source, config=config, device=self.device)
         return self._models[source, config]
+
+    def classifier(self, source: str) -> Classifier:
+        """The noisy classifier of that name or file."""
+        if source not in self._classifiers:
+            self._classifiers[source] = open_classifier(source, self.device)
+        return self._classifiers[source]
 
     def extractor(self, name: str) -> Extractor:
         """The feature network of that name."""
@@ -70,8 +79,10 @@ class Bench:
 
     @cached_property
     def model(self) -> Model:
-        """The model."""
-        return self.shelf.model(self.study.model, self.study.config)
+        """The model, with the classifier beside it if the study has one."""
+        model = self.shelf.model(self.study.model, self.study.config)
+        classifier = self.study.classifier
+        return model if classifier is None else model.guided_by(self.shelf.classifier(classifier))
 
     def model_of(self, settings: Settings) -> Model:
         """The model, for clips of the length that a cell asks for, before they are extended."""
@@ -263,7 +274,9 @@ class Bench:
 
     def decides(self, settings: Settings) -> dict[str, Any]:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""
-        card = self.model_of(settings).card
+        card, classifier = self.model_of(settings).card, self.model.classifier
+        guided = bool(settings.classifier_scale)  # a scale of 0 is a cell without it, under the same key
+        told = settings.model_copy(update={"classifier_scale": settings.classifier_scale or None})
         return {
             **{f"as {view}": self.looks(view) for view in self.views},
             "weights": self.model.weights_hash,
@@ -271,7 +284,8 @@ class Bench:
             "schedule": card.schedule.model_dump(mode="json"),
             "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
             "codec": self.model.codec.passport(),
-            "settings": settings.model_dump(mode="json", exclude_none=True)
+            **({"classifier": classifier.weights_hash} if guided and classifier is not None else {}),
+            "settings": told.model_dump(mode="json", exclude_none=True)
             | {"spacing": spacing_of(self.model, draw_of(settings))},
             "features": self.extractor.passport(),
             "taps": sorted(self.taps()),
@@ -381,4 +395,4 @@ def draw_of(settings: Settings) -> Draw:
         s.guidance, s.guidance_channels, s.guidance_low, s.guidance_high, s.guidance_rescale, s.guidance_course
     )
     return Draw(s.sampler, s.steps, s.eta, s.spacing, s.official_grid, s.clip, None, s.classes, guidance, None,
-                s.gamma, s.corrector or 0.0)  # fmt: skip
+                s.gamma, s.corrector or 0.0, classifier_scale=s.classifier_scale or 0.0)  # fmt: skip

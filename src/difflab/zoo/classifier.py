@@ -92,8 +92,11 @@ def classifier_fields(state: Any, where: str) -> dict[str, Any]:
     first = [level * (blocks + 1) for level in range(levels)]
     channels, places = _shape(state, _POOL, 2, where)
     side = math.isqrt(places - 1) << (levels - 1)
-    if odd := [widths[n] for n in first if attends[n] and widths[n] % _HEAD] or [channels] * (channels % _HEAD > 0):
-        raise DifflabError(f"{where}: attention over {odd[0]} channels, but {_WHAT} has heads of {_HEAD}; give another.")
+    attended = [*(widths[n] for n in first if attends[n]), channels]
+    if odd := [width for width in attended if width % _HEAD]:
+        raise DifflabError(
+            f"{where}: has attention over {odd[0]} channels, but {_WHAT} has heads of {_HEAD}; give another file."
+        )
     return {
         "image_size": side,
         "num_channels": base,

@@ -348,8 +348,7 @@ def adm_schedule(name: str | None) -> dict[str, Any]:
 
 
 def adm_size(name: str) -> dict[str, Any]:
-    """Fields of `ADMConfig` for a released model such as `ADM-256` or `IDDPM-64`. Raises DifflabError for another name.
-    """
+    """Fields of `ADMConfig` for a released model, `ADM-256` or `IDDPM-64`. Raises DifflabError for another name."""
     if name not in _ADM_SIZES:
         raise DifflabError(f"{name}: not a published size of ADM.{suggest(name, ADM_NAMES)}")
     return dict(_ADM_SIZES[name])

@@ -155,8 +155,8 @@ def shipped_statistics(key: str) -> Path | None:
 def entries() -> dict[str, Entry]:
     """All entries by name with underscores. What ships and what is official cannot be shadowed."""
     trained, shipped = _below(home(), "trained"), _below(_assets(), "shipped")
-    listed = [*trained, *_official(), *_dit(), *_adm(), _inception(), *_i3d(), *shipped]  # the later of two equal names counts
-    return {_normal(entry.name): entry for entry in listed}
+    official = [*_official(), *_dit(), *_adm(), _inception(), *_i3d()]
+    return {_normal(entry.name): entry for entry in (*trained, *official, *shipped)}  # the later of two equal names
 
 
 def publish(path: Path, folder: Folder) -> Path | None:
