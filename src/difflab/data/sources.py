@@ -68,6 +68,11 @@ KNOWN = {
         Transform(256, "center-short"),
         "bedroom_train_lmdb (unpacked) from https://github.com/fyu/lsun",
     ),
+    "imagenet": Known(
+        lambda root, split: ImageFolder(root, split=split),
+        Transform(256, "adm"),
+        "ILSVRC2012 (unpacked, in the folders train and val) from https://image-net.org/download.php",
+    ),
 }
 
 
