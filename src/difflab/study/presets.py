@@ -17,9 +17,8 @@ PROBLEM_SETS = {
     "dit": ("dit-steps", "dit-cfg"),
     "vdm": ("vdm-steps", "vdm-frames", "vdm-extend"),
 }
-BY_NAME = (
-    "ddim-imagenet",
-)  # studies that no problem set runs, since they need models that few have; not at all scales
+# Studies of models that few have: no problem set runs them, and not every scale has them.
+BY_NAME = ("ddim-imagenet",)
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")
 
