@@ -112,6 +112,17 @@ def test_what_does_not_fit_is_told_before_anything_is_drawn(places, parts, tmp_p
     assert not (tmp_path / "run" / "cells").exists()
 
 
+def test_all_that_is_missing_is_named_at_once(places, parts, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIFFLAB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    asked = study(places, parts, model="adm-imagenet64", classifier="adm-classifier64")
+    with pytest.raises(DifflabError) as caught:
+        run_study(asked, tmp_path / "run", device="cpu")
+    lines = str(caught.value).splitlines()
+    assert (len(lines), lines[0]) == (3, "2 things are missing or wrong:")
+    assert all(f"- {name} is not on this machine" in str(caught.value) for name in (asked.model, asked.classifier))
+
+
 def test_a_scale_without_a_classifier_is_told_on_the_command_line(places, tmp_path):
     words = ["sample", places["model"], "--classifier-scale", "2", "-n", "1", "--steps", "2", "--device", "cpu"]
     with pytest.raises(DifflabError, match="classifier_scale is 2, but there is no classifier; give one"):

@@ -208,8 +208,8 @@ class Bench:
     def problems(self) -> list[str]:
         """Everything that can be found missing or wrong before any work starts."""
         found = []
-        for part in (self._model_fits, self._reference_is_there, self._features_are_there, self._truth_is_known,
-                     self._clips_meet_clips, self._training_is_known):  # fmt: skip
+        for part in (self._model_fits, self._classifier_is_there, self._reference_is_there, self._features_are_there,
+                     self._truth_is_known, self._clips_meet_clips, self._training_is_known):  # fmt: skip
             try:
                 part()
             except DifflabError as error:
@@ -225,6 +225,11 @@ class Bench:
                 self.calls(settings)
             except DifflabError as error:
                 raise DifflabError(f"{self.study.name}: {error}") from error
+
+    def _classifier_is_there(self) -> None:
+        """Looked at apart, so that it is missed beside a model that is missing, too."""
+        if self.study.classifier is not None:
+            self.shelf.classifier(self.study.classifier)
 
     def _reference_is_there(self) -> None:
         try:
