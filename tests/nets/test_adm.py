@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from difflab.nets.adm import ADM, ResidualBlock, attend
+from difflab.nets.adm import ADM, AttentionPool, NoisyClassifier, ResidualBlock, attend
 from difflab.zoo.families import adm_size
 
 SMALL = {
@@ -20,6 +20,10 @@ SMALL = {
         ("ADM-256", 553_838_086, 567),
         ("ADM-256-uncond", 552_814_086, 566),
         ("ADM-512", 558_997_638, 645),
+        ("IDDPM-32", 52_546_438, 446),
+        ("IDDPM-64", 121_063_942, 450),
+        ("IDDPM-64-cond", 273_049_350, 451),
+        ("IDDPM-256", 113_676_678, 426),
     ],
 )
 def test_released_sizes_have_their_published_parameters(name, parameters, tensors):
@@ -58,3 +62,19 @@ def test_classes_are_asked_for_where_they_belong():
         ADM(**SMALL, num_classes=3)(x, t)
     with pytest.raises(ValueError, match="told no classes"):
         ADM(**SMALL)(x, t, torch.tensor([1]))
+
+
+def test_the_classifier_pools_with_attention():
+    """With projections to q and k at zero every place weighs the same, the mean beside them: so the answer is linear in
+    the mean of the pictures."""
+    pool = AttentionPool(2, 8, 4, 3)
+    with torch.no_grad():
+        pool.positional_embedding.zero_()
+        pool.qkv_proj.weight[:16] = 0
+        pool.qkv_proj.bias.zero_()
+    x = torch.randn(2, 8, 2, 2)
+    v = pool.qkv_proj.weight[16:, :, 0]
+    expected = x.mean((2, 3)) @ v.T @ pool.c_proj.weight[..., 0].T + pool.c_proj.bias
+    torch.testing.assert_close(pool(x), expected)
+    classifier = NoisyClassifier(**SMALL, num_classes=7)
+    assert classifier(torch.zeros(2, 3, 16, 16), torch.tensor([0, 5])).shape == (2, 7)

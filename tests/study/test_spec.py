@@ -8,7 +8,7 @@ import pytest
 
 from difflab.core.names import calls_a_step
 from difflab.errors import DifflabError
-from difflab.study.presets import PROBLEM_SETS, SCALES, find_study, shipped_study, studies_of
+from difflab.study.presets import BY_NAME, PROBLEM_SETS, SCALES, find_study, shipped_study, studies_of
 from difflab.study.spec import Settings, Study, key_of, read_study
 
 GOOD = """
@@ -77,6 +77,32 @@ def test_shipped_studies_are_sound(scale: str, name: str) -> None:
     assert study.name == name
     assert study.question.endswith("?")
     assert len({c.count for c in study.cells()}) == 1, "cells of one study use one n"
+
+
+@pytest.mark.parametrize("scale", ["lab", "paper"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_studies_that_no_problem_set_runs_are_found_by_name(scale: str, name: str) -> None:
+    study = find_study(Path(f"{scale}/{name}"))
+    assert isinstance(study, Study)
+    assert (study.name, study.question[-1]) == (name, "?")
+    assert name not in {s.name for s in studies_of("ddim", scale)}
+    for asked in (name, f"demo/{name}.yaml"):
+        with pytest.raises(DifflabError, match=f"no study .* at the scale demo; take lab/{name} or paper/{name}"):
+            find_study(Path(asked))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("base: {classifier_scale: 2.0, steps", "classifier_scale is 2, but no classifier is told"),
+        ("classifier: c.pt\nbase: {steps", "classifier is c.pt, but no cell has a classifier_scale above 0"),
+        ("classifier: c.pt\nbase: {classifier_scale: 0, steps", "but no cell has a classifier_scale above 0"),
+        ("classifier: c.pt\nbase: {classifier_scale: -1, steps", "greater than or equal to 0"),
+    ],
+)
+def test_a_classifier_and_its_scale_belong_together(tmp_path: Path, change: str, said: str) -> None:
+    with pytest.raises(DifflabError, match=said):
+        _read(tmp_path, GOOD.replace("base: {steps", change))
 
 
 def test_problem_set_takes_changes() -> None:

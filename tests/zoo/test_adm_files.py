@@ -6,8 +6,8 @@ import torch
 import difflab
 from difflab.errors import DifflabError
 from difflab.nets.adm import ADM
-from difflab.zoo.adm_files import network_fields
-from difflab.zoo.families import ADM_NAMES, ADMConfig, adm_size
+from difflab.zoo.adm_files import network_fields, read_adm
+from difflab.zoo.families import ADM_NAMES, ADMConfig, ScheduleConfig, adm_size
 
 SMALL = {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 2, "channel_mult": (0.5, 1, 2), "num_classes": 5,
@@ -33,6 +33,39 @@ def test_released_models_are_known_by_their_shapes(name):
     found, known = network_fields(state, {}, "x.pt")
     assert known == name
     assert ADMConfig(**found) == ADMConfig(**adm_size(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "schedule", "scale"),
+    [
+        ("IDDPM-32", ("cosine", 4000), 0.25),
+        ("IDDPM-64", ("cosine", 4000), 0.25),
+        ("IDDPM-64-cond", ("cosine", 4000), 1.0),
+        ("IDDPM-256", ("linear", 1000), 1.0),
+        ("ADM-64", ("cosine", 1000), 1.0),
+        ("ADM-256", ("linear", 1000), 1.0),
+    ],
+)
+def test_released_models_have_their_own_schedule_and_scale_of_timesteps(name, schedule, scale, tmp_path):
+    with torch.device("meta"):
+        state = ADM(**adm_size(name)).state_dict()
+    contents = read_adm(state, tmp_path / "x.pt", {})
+    found = ScheduleConfig(**contents.card["schedule"])
+    assert (found.name, found.timesteps) == schedule
+    assert ADMConfig(**contents.network).timestep_scale == scale
+    assert ("improved-diffusion" in contents.card["source"]) == name.startswith("IDDPM")
+
+
+def test_the_scale_of_timesteps_is_what_the_network_sees_and_goes_unsaid_where_it_is_one():
+    fields = {**SMALL, "num_channels": 64, "num_classes": None}
+    plain, scaled = ADM(**fields), ADM(**fields, timestep_scale=0.25)
+    torch.nn.init.normal_(plain.out[2].weight, std=0.1)
+    scaled.load_state_dict(plain.state_dict())
+    x = torch.randn(1, 3, 16, 16)
+    assert torch.equal(scaled(x, torch.tensor([3000.0])), plain(x, torch.tensor([750.0])))
+    assert "timestep_scale" not in ADMConfig(**fields).model_dump(mode="json")
+    told = ADMConfig(**fields, timestep_scale=0.25)
+    assert ADMConfig(**told.model_dump(mode="json")) == told
 
 
 @pytest.mark.parametrize(

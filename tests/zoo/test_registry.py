@@ -6,7 +6,16 @@ import pytest
 from difflab.errors import DifflabError
 from difflab.score.inception import WEIGHTS_FILE, WEIGHTS_SHA256, WEIGHTS_URL
 from difflab.zoo.official import SHIPPED
-from difflab.zoo.registry import entries, find, find_features, home, known_names, list_models, shipped_statistics
+from difflab.zoo.registry import (
+    entries,
+    find,
+    find_features,
+    home,
+    known_classifiers,
+    known_names,
+    list_models,
+    shipped_statistics,
+)
 
 
 def put(path: Path, content: bytes = b"x") -> Path:
@@ -22,17 +31,35 @@ def test_a_short_name_is_the_averaged_file_and_dashes_do_not_matter(data):
     assert find(f"raw_{data}").weights == "raw"
 
 
-def test_there_are_ten_official_files_all_different():
-    official = [entry for entry in entries().values() if entry.kind == "official"]
-    assert len(official) == 10
-    assert len({entry.url for entry in official}) == 10
+def test_official_files_are_all_different():
+    official = [entry for entry in entries().values() if entry.kind in ("official", "classifier")]
+    assert len({entry.url for entry in official}) == len({entry.places[0] for entry in official}) == len(official) == 30
     ddim = [entry for entry in official if entry.checksum is not None]
     assert len({entry.checksum for entry in ddim}) == 8
     assert all(len(entry.checksum[1]) == 32 and entry.config in SHIPPED for entry in ddim)
-    assert {entry.name for entry in official} - {entry.name for entry in ddim} == {
-        "dit-xl-2-256x256",
-        "dit-xl-2-512x512",
-    }
+    others = {entry.name for entry in official} - {entry.name for entry in ddim}
+    assert {name.split("-")[0] for name in others} == {"dit", "adm", "iddpm"}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "kind"),
+    [
+        ("adm-imagenet64", "jul-2021/64x64_diffusion.pt", "official"),
+        ("adm-imagenet256-uncond", "jul-2021/256x256_diffusion_uncond.pt", "official"),
+        ("adm-lsun-bedroom", "jul-2021/lsun_bedroom.pt", "official"),
+        ("adm_classifier512", "jul-2021/512x512_classifier.pt", "classifier"),
+        ("iddpm-imagenet64-uncond", "march-2021/imagenet64_uncond_100M_1500K.pt", "official"),
+    ],
+)
+def test_files_of_guided_and_improved_diffusion_are_known(name, file, kind, tmp_path, monkeypatch):
+    entry = find(name)
+    assert (entry.kind, entry.path) == (kind, None)
+    assert entry.url == f"https://openaipublic.blob.core.windows.net/diffusion/{file}"
+    assert (entry.name in known_names()) == (kind == "official")
+    assert (entry.name in known_classifiers()) == (kind == "classifier")
+    monkeypatch.chdir(tmp_path)
+    theirs = put(tmp_path / "models" / Path(file).name)
+    assert find(name).path.resolve() == theirs
 
 
 def test_church_is_the_published_file():

@@ -140,7 +140,8 @@ def _same_run(folder: Path, model: Model, draw: Draw, seed: int) -> None:
     from difflab import files
     from difflab.errors import DifflabError
 
-    record, now = folder / RUN_FILE, {"weights": model.weights_hash, "seed": seed, **asdict(draw)}
+    record = folder / RUN_FILE
+    now = json.loads(json.dumps({"weights": model.weights_hash, "seed": seed, **asdict(draw)}))  # JSON has no tuples
     if not record.exists() and any(folder.glob("*.png")):
         raise DifflabError(f"{folder}: holds pictures of an unknown run; choose another --image_folder.")
     try:

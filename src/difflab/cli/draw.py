@@ -40,6 +40,8 @@ def sample(
     guidance_high: Annotated[float | None, typer.Option(help="Guide only up to this noise level.")] = None,
     guidance_rescale: Annotated[float, typer.Option(help="Bring the guided output back to the conditional one's spread, 0 (not) to 1 (fully).")] = 0.0,
     guidance_course: Annotated[str, typer.Option(help=f"{one_of(Course)}: how the scale goes from noise to data.")] = "constant",
+    classifier: Annotated[str | None, typer.Option(help="A noisy classifier that guides towards the classes: a name such as adm-classifier64, or a file of guided-diffusion.")] = None,
+    classifier_scale: Annotated[float | None, typer.Option(help="Scale of the classifier's gradient, 1 when left out; 0 is off.")] = None,
     percentile: Annotated[float | None, typer.Option(help="Dynamic thresholding: clamp each sample at this percentile of |x0|, 0 to 1.")] = None,
     gamma: Annotated[float | None, typer.Option(help="Variance of ddpm, from 0 (the posterior's) to 1 (beta), in log space.")] = None,
     corrector: Annotated[float, typer.Option(help="Step of a Langevin corrector after each step, such as 0.1; 0 is none.")] = 0.0,
@@ -61,7 +63,7 @@ def sample(
     from difflab.data.writers import check_target
     from difflab.errors import DifflabError
     from difflab.zoo.load import load
-    from difflab.zoo.sampling import Draw, grid_note
+    from difflab.zoo.sampling import Draw, beside, grid_note, scale_beside
 
     if init_frames is not None and init_frames.exists() and out.resolve() == init_frames.resolve():
         raise DifflabError(f"{out}: these are the frames to begin with themselves; write the clips to another file.")
@@ -79,9 +81,12 @@ def sample(
             overlap=overlap is not None, reconstruction=reconstruction is not None,
         )  # fmt: skip
     loaded = load(
-        model, config=config, prediction=prediction, vae=vae, text_encoder=text_encoder, device=pick_device(device)
-    )  # type: ignore[arg-type]
+        model, config=config, prediction=prediction, vae=vae, text_encoder=text_encoder,  # type: ignore[arg-type]
+        device=pick_device(device),
+    )  # fmt: skip
     loaded = loaded.with_frames(frames)
+    if classifier is not None:
+        loaded = beside(loaded, classifier)
     check_target(out, n, loaded.frames is not None)
     print(loaded.card.summary())
     how = Guidance(
@@ -90,7 +95,7 @@ def sample(
     draw = Draw(
         sampler or loaded.family.sampler, loaded.steps if steps is None else steps, eta, spacing,  # type: ignore[arg-type]
         official_grid, clip, respacing, read_classes(loaded, classes), how, percentile, gamma, corrector,
-        read_prompts(prompt, prompts),
+        read_prompts(prompt, prompts), scale_beside(classifier, classifier_scale),
     )  # fmt: skip
     if note := grid_note(loaded, draw):
         print(note)

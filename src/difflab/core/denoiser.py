@@ -16,16 +16,25 @@ from difflab.precision import full_precision
 Network = Callable[[Tensor, Point], Tensor]  # (x (B, ..), place) -> output (B, ..); conditioning is bound already
 
 
+class Pull(NamedTuple):
+    """What a classifier did to an estimate: x0 before it, and the gradient (B, ..) of scale log p(y | x_t)."""
+
+    x0: Tensor
+    gradient: Tensor
+
+
 class Estimate(NamedTuple):
     """What is believed at a point: the clean data, the noise, and the learned share of the variance's range.
 
     x0 and eps always agree: x = alpha x0 + sigma eps, also after clipping. variance_share is (v + 1) / 2 of Nichol and
-    Dhariwal (2021), unclamped, or None when the model does not learn its variance.
+    Dhariwal (2021), unclamped, or None when the model does not learn its variance. pull is there where a classifier
+    guides; x0 and eps have followed it already, so a sampler need not know of it.
     """
 
     x0: Tensor
     eps: Tensor
     variance_share: Tensor | None = None
+    pull: Pull | None = None
 
 
 Denoise = Callable[[Tensor, Point], Estimate]  # all that a sampler ever sees of a model

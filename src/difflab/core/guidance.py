@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022), and where along the way it acts."""
+"""Classifier-free guidance (Ho and Salimans 2022), and where along the way it acts; guidance by a classifier."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from difflab.core.denoiser import timesteps_of
+from difflab.core.denoiser import Denoise, Estimate, Pull, timesteps_of
 from difflab.core.names import Course
+from difflab.core.prediction import to_x0
 from difflab.core.schedule import Point
 from difflab.errors import DifflabError
 
@@ -112,6 +113,49 @@ class Guided:
         if guided.shape == output.shape:
             return guided
         return torch.cat([guided, output[:, guided.shape[1] :]], dim=1)
+
+
+class NoisyClassifier(Protocol):
+    """Tells the class of noisy samples: x (B, ..), t (B,) -> logits (B, classes), differentiable in x."""
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ClassifierGuided:
+    """A denoiser guided by a classifier of noisy samples (Dhariwal and Nichol 2021, section 4).
+
+    The score of log p(x_t) + scale log p(y | x_t) is that of eps' = eps - sigma scale grad log p(y | x_t), as in their
+    algorithm 2, and x0 = (x - sigma eps') / alpha follows it without being clamped again. So DDIM at any eta, and all
+    solvers of the probability flow and correctors, go by the guided score. `core.sampler.Ancestral` reads
+    `Estimate.pull` instead and shifts its mean, as in algorithm 1.
+
+    Args:
+        denoise: without the classifier.
+        classifier: its classes are those of `classes`.
+        classes: (B,) int64 what is asked for.
+        scale: 0 leaves the classifier out; 1 samples from p(x | y) where both are exact.
+    """
+
+    denoise: Denoise
+    classifier: NoisyClassifier
+    classes: Tensor
+    scale: float
+
+    def __call__(self, x: Tensor, at: Point) -> Estimate:
+        """Estimate for x (B, ..) at a point that all samples share."""
+        estimate = self.denoise(x, at)
+        gradient = self.scale * self._gradient(x, at)
+        eps = estimate.eps - at.sigma * gradient
+        return Estimate(to_x0(eps, x, at, "eps"), eps, estimate.variance_share, Pull(estimate.x0, gradient))
+
+    def _gradient(self, x: Tensor, at: Point) -> Tensor:
+        """Of log p(y | x_t) in x: each sample's own, since none enters another's logits."""
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            logarithms = self.classifier(x, timesteps_of(x, at)).log_softmax(dim=1)
+            asked = logarithms.gather(1, self.classes[:, None]).sum()
+            return torch.autograd.grad(asked, x)[0]
 
 
 def _deviation(x: Tensor) -> Tensor:

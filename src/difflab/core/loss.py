@@ -56,7 +56,8 @@ def diffusion_loss(
     at = schedule.at(t, x0.ndim)
     x = add_noise(x0, eps, at)
     if denoiser is not None:
-        x0, eps, _ = denoiser(x, at)
+        exact = denoiser(x, at)
+        x0, eps = exact.x0, exact.eps
     output = network(x, t)
     error = target(x0, eps, at, prediction) - output.float()
     if weighting == "v":

@@ -75,6 +75,11 @@ KNOWN = {
         "the images and the annotations of 2014 or 2017 (unpacked: train2017, val2017, annotations) from"
         " https://cocodataset.org/#download",
     ),
+    "imagenet": Known(
+        lambda root, split: ImageFolder(root, split=split),
+        Transform(256, "adm"),
+        "ILSVRC2012 (unpacked, in the folders train and val) from https://image-net.org/download.php",
+    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""The U-Net of guided-diffusion (Nichol and Dhariwal 2021; Dhariwal and Nichol 2021, "ADM").
+"""The U-Net of guided-diffusion (Nichol and Dhariwal 2021; Dhariwal and Nichol 2021, "ADM"), and its noisy classifier.
 
 Notable, because released weights depend on it:
 - group norm with 32 groups and eps 1e-5; cosine-first timestep embedding, to which a class's row is added;
@@ -176,6 +176,11 @@ class _Plan:
         return nn.ModuleList(entries)
 
 
+def _time_embed(num_channels: int) -> nn.Sequential:
+    width = 4 * num_channels
+    return nn.Sequential(nn.Linear(num_channels, width), nn.SiLU(), nn.Linear(width, width))
+
+
 class ADM(nn.Module):
     """x (B, 3, image_size, image_size), t (B,), classes -> (B, 3 or 6, image_size, image_size).
 
@@ -190,6 +195,7 @@ class ADM(nn.Module):
         resblock_updown, use_scale_shift_norm, use_new_attention_order: see the module.
         dropout: inside each residual block, while training.
         in_channels: of a picture.
+        timestep_scale: what timesteps are multiplied by before they are embedded, 1000 / T under rescale_timesteps.
     """
 
     edges: ClassVar[tuple[str, ...]] = ("time_embed", "label_emb", "input_blocks.0", "out")
@@ -211,16 +217,15 @@ class ADM(nn.Module):
         use_new_attention_order: bool = False,
         dropout: float = 0.0,
         in_channels: int = 3,
+        timestep_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.num_channels = num_channels
+        self.num_channels, self.timestep_scale = num_channels, timestep_scale
         plan = _Plan(
             image_size, num_channels, channel_mult, attention_resolutions, num_heads, num_head_channels, dropout,
             use_scale_shift_norm, resblock_updown, use_new_attention_order,
         )  # fmt: skip
-        self.time_embed = nn.Sequential(
-            nn.Linear(num_channels, plan.embedding), nn.SiLU(), nn.Linear(plan.embedding, plan.embedding)
-        )
+        self.time_embed = _time_embed(num_channels)
         self.label_emb = None if num_classes is None else nn.Embedding(num_classes, plan.embedding)
         self.input_blocks, given = plan.down(in_channels, num_res_blocks)
         self.middle_block = plan.middle()
@@ -235,7 +240,7 @@ class ADM(nn.Module):
         """
         if (classes is None) != (self.label_emb is None):
             raise ValueError("classes are needed" if classes is None else "this network is told no classes")
-        embedded = self.time_embed(cossin_embedding(t, self.num_channels, self.num_channels // 2))
+        embedded = self.time_embed(cossin_embedding(t * self.timestep_scale, self.num_channels, self.num_channels // 2))
         if self.label_emb is not None and classes is not None:
             embedded = embedded + self.label_emb(classes)
         swished = silu(embedded)  # every block swishes the same vector: once is enough
@@ -249,6 +254,66 @@ class ADM(nn.Module):
             h = entry(torch.cat([h, skips.pop()], dim=1), swished)
         norm, _, conv = self.out
         return conv(silu(norm(h)))
+
+
+class AttentionPool(nn.Module):
+    """(B, C, side, side) -> (B, out): what the mean of all places, as a query of its own, sees of them (Radford et al.
+    2021)."""
+
+    def __init__(self, side: int, channels: int, head_channels: int, out: int) -> None:
+        super().__init__()
+        self.heads = channels // head_channels
+        self.positional_embedding = nn.Parameter(torch.randn(channels, side**2 + 1) / channels**0.5)
+        self.qkv_proj = nn.Conv1d(channels, 3 * channels, 1)
+        self.c_proj = nn.Conv1d(channels, out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2)
+        x = torch.cat([x.mean(dim=-1, keepdim=True), x], dim=-1) + self.positional_embedding
+        return self.c_proj(attend(self.qkv_proj(x), self.heads, new_order=True)[..., :1])[..., 0]
+
+
+class NoisyClassifier(nn.Module):
+    """x (B, 3, image_size, image_size), t (B,) -> logits (B, num_classes): the way down of `ADM` and attention pooling.
+
+    Args: as those of `ADM`; of guided-diffusion's flags, `classifier_width` is num_channels here and `classifier_depth`
+        num_res_blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        num_channels: int,
+        num_res_blocks: int,
+        channel_mult: Sequence[float],
+        attention_resolutions: Sequence[int],
+        num_head_channels: int = 64,
+        num_classes: int = 1000,
+        resblock_updown: bool = True,
+        use_scale_shift_norm: bool = True,
+        use_new_attention_order: bool = False,
+    ) -> None:
+        super().__init__()
+        self.image_size, self.num_channels = image_size, num_channels
+        plan = _Plan(
+            image_size, num_channels, channel_mult, attention_resolutions, 1, num_head_channels, 0.0,
+            use_scale_shift_norm, resblock_updown, use_new_attention_order,
+        )  # fmt: skip
+        width, side = plan.levels[-1], image_size >> (len(plan.levels) - 1)
+        self.time_embed = _time_embed(num_channels)
+        self.input_blocks, _ = plan.down(3, num_res_blocks)
+        self.middle_block = plan.middle()
+        self.out = nn.Sequential(_norm(width), nn.SiLU(), AttentionPool(side, width, num_head_channels, num_classes))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Logits for noisy pictures x at timesteps t (B,)."""
+        swished = silu(self.time_embed(cossin_embedding(t, self.num_channels, self.num_channels // 2)))
+        h = x
+        for entry in _entries(self.input_blocks):
+            h = entry(h, swished)
+        norm, _, pool = self.out
+        return pool(silu(norm(self.middle_block(h, swished))))
 
 
 def _entries(modules: nn.ModuleList) -> list[Entry]:

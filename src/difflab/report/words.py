@@ -160,6 +160,7 @@ def axis_title(name: str) -> str:
         "eta": "eta (0: deterministic, 1: as noisy as DDPM)",
         "count": "samples",
         "guidance": "guidance scale (1: off)",
+        "classifier_scale": "scale of the classifier's gradient (0: off)",
         "frames": "frames of a clip",
         "extend": "frames of a clip, drawn block by block",
     }

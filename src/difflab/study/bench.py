@@ -31,6 +31,7 @@ from difflab.study.measure import SHAPES, Reference, choose_features, open_extra
 from difflab.study.memory import trained_cut, training_data
 from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
+from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.clips import Extension, batches_of, blocks_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
@@ -44,11 +45,13 @@ _OF_BOTH: tuple[Metric, ...] = ("valid", "accuracy", "is", "caption", "kind", "c
 
 @dataclass(frozen=True)
 class Shelf:
-    """Models and feature networks on one device, each opened once for all studies of a run, which has an id."""
+    """Models, classifiers and feature networks on one device, each opened once for all studies of a run, which has an
+    id."""
 
     device: str
     run: str = field(default_factory=lambda: uuid4().hex)
     _models: dict[tuple[str, str | None], Model] = field(default_factory=dict)
+    _classifiers: dict[str, Classifier] = field(default_factory=dict)
     _extractors: dict[str, Extractor] = field(default_factory=dict)
     _clips: dict[str, ClipScorer] = field(default_factory=dict)
 
@@ -57,6 +60,12 @@ class Shelf:
         if (source, config) not in self._models:
             self._models[source, config] = load(source, config=config, device=self.device)
         return self._models[source, config]
+
+    def classifier(self, source: str) -> Classifier:
+        """The noisy classifier of that name or file."""
+        if source not in self._classifiers:
+            self._classifiers[source] = open_classifier(source, self.device)
+        return self._classifiers[source]
 
     def extractor(self, name: str) -> Extractor:
         """The feature network of that name."""
@@ -84,8 +93,10 @@ class Bench:
 
     @cached_property
     def model(self) -> Model:
-        """The model."""
-        return self.shelf.model(self.study.model, self.study.config)
+        """The model, with the classifier beside it if the study has one."""
+        model = self.shelf.model(self.study.model, self.study.config)
+        classifier = self.study.classifier
+        return model if classifier is None else model.guided_by(self.shelf.classifier(classifier))
 
     def model_of(self, settings: Settings) -> Model:
         """The model, for clips of the length that a cell asks for, before they are extended."""
@@ -236,8 +247,8 @@ class Bench:
     def problems(self) -> list[str]:
         """Everything that can be found missing or wrong before any work starts."""
         found = []
-        for part in (self._model_fits, self._reference_is_there, self._features_are_there, self._truth_is_known,
-                     self._clips_meet_clips, self._training_is_known):  # fmt: skip
+        for part in (self._model_fits, self._classifier_is_there, self._reference_is_there, self._features_are_there,
+                     self._truth_is_known, self._clips_meet_clips, self._training_is_known):  # fmt: skip
             try:
                 part()
             except DifflabError as error:
@@ -256,6 +267,11 @@ class Bench:
                 self.calls(settings)
             except DifflabError as error:
                 raise DifflabError(f"{self.study.name}: {error}") from error
+
+    def _classifier_is_there(self) -> None:
+        """Looked at apart, so that it is missed beside a model that is missing, too."""
+        if self.study.classifier is not None:
+            self.shelf.classifier(self.study.classifier)
 
     def _reference_is_there(self) -> None:
         try:
@@ -311,7 +327,9 @@ class Bench:
 
     def decides(self, settings: Settings) -> dict[str, Any]:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""
-        card = self.model_of(settings).card
+        card, classifier = self.model_of(settings).card, self.model.classifier
+        guided = bool(settings.classifier_scale)  # a scale of 0 is a cell without it, under the same key
+        told = settings.model_copy(update={"classifier_scale": settings.classifier_scale or None})
         return {
             **{f"as {view}": self.looks(view) for view in self.views},
             "weights": self.model.weights_hash,
@@ -319,7 +337,8 @@ class Bench:
             "schedule": card.schedule.model_dump(mode="json"),
             "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
             "codec": self.model.codec.passport(),
-            "settings": settings.model_dump(mode="json", exclude_none=True, exclude={"calls"})
+            **({"classifier": classifier.weights_hash} if guided and classifier is not None else {}),
+            "settings": told.model_dump(mode="json", exclude_none=True, exclude={"calls"})
             | {"spacing": spacing_of(self.model, draw_of(settings))},
             "features": self.extractor.passport(),
             "taps": sorted(self.taps()),
@@ -408,13 +427,13 @@ def captions_of(study: Study, dataset: Dataset | None, count: int) -> tuple[str,
             f"{study.name}: {study.model} draws what captions say, but the reference {study.reference} has none; take "
             "one that does, such as MS-COCO or Something-Something V2."
         )
-    if len(dataset) < count:  # type: ignore[arg-type]
+    if len(dataset) < count:
         raise DifflabError(
-            f"{study.name}: {count} samples need a caption each, but {study.reference} has {len(dataset)} items; take "  # type: ignore[arg-type]
+            f"{study.name}: {count} samples need a caption each, but {study.reference} has {len(dataset)} items; take "
             "a smaller count."
         )
     draw = np.random.default_rng(CAPTIONS_SEED)
-    order, pick = draw.permutation(len(dataset))[:count], draw.random(count)  # type: ignore[arg-type]
+    order, pick = draw.permutation(len(dataset))[:count], draw.random(count)
     known = [dataset.captions_of(int(index)) for index in order]
     return tuple(said[int(p * len(said))] if said else "" for said, p in zip(known, pick, strict=True))
 
@@ -468,4 +487,4 @@ def draw_of(settings: Settings) -> Draw:
         s.guidance, s.guidance_channels, s.guidance_low, s.guidance_high, s.guidance_rescale, s.guidance_course
     )
     return Draw(s.sampler, s.steps, s.eta, s.spacing, s.official_grid, s.clip, None, s.classes, guidance, None,
-                s.gamma, s.corrector or 0.0)  # fmt: skip
+                s.gamma, s.corrector or 0.0, classifier_scale=s.classifier_scale or 0.0)  # fmt: skip

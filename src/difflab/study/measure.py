@@ -90,7 +90,7 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
 class Reference:
     """What samples are scored against: data or statistics, with the split and size it is used at.
 
-    window: which frames of films make clips, None is pictures; crop: how films are brought to the size, None is as
+    window: which frames of films make clips, None is pictures; crop: how either is brought to the size, None is as
     usual; last: how many frames are looked at, from the end, None is all; single: whether one frame of each is looked
     at, as a picture.
     """

@@ -16,8 +16,10 @@ from difflab.score.extractors import Extractor
 from difflab.study.measure import SHAPES, SHAPES_REFERENCE, feature_batches, scenes
 from difflab.study.spec import Study
 from difflab.zoo.card import Card
+from difflab.zoo.families import FamilyName
 
 MOST = 5_000  # training samples that are looked through
+_OFFICIAL_CROPS: dict[FamilyName, Crop] = {"adm": "adm"}  # where the official code cuts pictures in a way of its own
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ def training_data(study: str, card: Card, frames: int | None) -> Dataset:
 
 
 def trained_cut(card: Card, frames: int | None) -> tuple[Window | None, Crop | None]:
-    """Which frames made a clip of so many when the model was trained, and how they were brought to its size; as usual
-    where its card does not say."""
+    """Which frames made a clip of so many when the model was trained, and how they were brought to its size; where its
+    card does not say, as the family's official code does."""
     data = card.trained_on
-    crop = data.get("crop")
+    crop = data.get("crop") if data else _OFFICIAL_CROPS.get(card.family)
     if frames is None:
         return None, crop
     return Window(frames, data.get("stride", 1), data.get("fps"), short=data.get("short", "drop")), crop

@@ -20,6 +20,8 @@ PROBLEM_SETS = {
     "coco": ("dit-text-coco",),
     "ssv2": ("vdm-text-ssv2",),
 }
+# Studies of models that few have: no problem set runs them, and not every scale has them.
+BY_NAME = ("ddim-imagenet",)
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")
 
@@ -46,9 +48,12 @@ def studies_of(
 
 
 def shipped_study(name: str, scale: str, changes: Mapping[str, Any] | None = None) -> Study:
-    """One shipped study at a scale."""
-    text = (_folder() / scale / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse_study(text, f"{scale}/{name}.yaml", changes)
+    """One shipped study at a scale. Raises DifflabError where it does not come at that one."""
+    place = _folder() / scale / f"{name}.yaml"
+    if not place.is_file():
+        others = [f"{other}/{name}" for other in SCALES if (_folder() / other / f"{name}.yaml").is_file()]
+        raise DifflabError(f"{name}: no study of that name ships at the scale {scale}; take {' or '.join(others)}.")
+    return parse_study(place.read_text(encoding="utf-8"), f"{scale}/{name}.yaml", changes)
 
 
 def recorded(problem_set: str) -> list[Learning]:
@@ -66,10 +71,9 @@ def find_study(source: Path) -> Study | LearningStudy:
     learning = {name for names in LEARNING.values() for name in names}
     if (name := source.as_posix().removesuffix(".yaml")) in learning:
         return _either((_folder() / "demo" / f"{name}.yaml").read_text(encoding="utf-8"), name)
-    shipped = {
-        f"{scale}/{name}": (name, scale) for scale in SCALES for names in PROBLEM_SETS.values() for name in names
-    }
-    shipped |= {name: (name, "demo") for names in PROBLEM_SETS.values() for name in names}
+    names = [*(name for names in PROBLEM_SETS.values() for name in names), *BY_NAME]
+    shipped = {f"{scale}/{name}": (name, scale) for scale in SCALES for name in names}
+    shipped |= {name: (name, "demo") for name in names}
     if (key := source.as_posix().removesuffix(".yaml")) in shipped:
         return shipped_study(*shipped[key])
     raise DifflabError(

@@ -54,6 +54,7 @@ def passport(bench: Bench) -> dict[str, Any]:
     card, points = bench.model.card, bench.against.features
     return {
         "model": card.model_dump(mode="json", exclude={"training"}) | {"weights sha256": bench.model.weights_hash},
+        **({"classifier": _classifier(bench)} if bench.study.classifier else {}),
         "features": bench.extractor.passport(),
         **({"picture features": bench.picture_extractor.passport()} if "frames" in bench.views else {}),
         **({} if bench.clip is None else {"clip": bench.clip.passport()}),
@@ -86,6 +87,12 @@ def _about_captions(bench: Bench) -> dict[str, Any]:
     )
     digest = bench.model.text_encoder.weights_hash()
     return {"of": of, "file": CAPTIONS_FILE, "encoder": text.encoder, "encoder sha256": digest}
+
+
+def _classifier(bench: Bench) -> dict[str, str]:
+    """Which classifier guides."""
+    classifier = bench.model.classifier
+    return {} if classifier is None else {"name": classifier.name, "weights sha256": classifier.weights_hash}
 
 
 def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:
@@ -203,6 +210,8 @@ def command(study: Study, settings: Settings, told: bool = False) -> str:
         words += ["--frames", str(s.frames)]
     if s.extend is not None:
         words += ["--extend", str(s.extend), "--overlap", str(s.overlap), "--reconstruction", f"{s.reconstruction:g}"]
+    if study.classifier and s.classifier_scale is not None:
+        words += ["--classifier", study.classifier, "--classifier-scale", f"{s.classifier_scale:g}"]
     words += ["-n", str(s.count), "--seed", str(s.seed), "--out", "samples.npz"]
     return shlex.join(words)
 

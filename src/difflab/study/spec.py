@@ -46,7 +46,7 @@ class Settings(BaseModel):
     For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
     1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.
 
-    gamma, corrector: see `zoo.sampling.Draw`.
+    gamma, corrector: see `zoo.sampling.Draw`; classifier_scale: of the study's classifier, 0 or None is none.
 
     frames: of clips, None is as many as the model was trained on; extend: to how many frames they are then
     continued, block by block, each of which begins with the last `overlap` frames before it, with `reconstruction` as
@@ -72,6 +72,7 @@ class Settings(BaseModel):
     guidance_course: Course = "constant"
     gamma: Annotated[float, Ge(0.0), Le(1.0)] | None = None
     corrector: Annotated[float, Ge(0.0), Le(1.0)] | None = None
+    classifier_scale: Annotated[float, Ge(0.0)] | None = None
     frames: Annotated[int, Gt(0)] | None = None
     extend: Annotated[int, Gt(0)] | None = None
     overlap: Annotated[int, Gt(0)] | None = None
@@ -82,10 +83,10 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _steps_follow_from_calls(cls, fields: Any) -> Any:
-        calls, each = (fields.get("calls"), fields.get("sampler", "ddim")) if isinstance(fields, dict) else (None, None)
-        if not isinstance(calls, int) or each not in get_args(SamplerName):
+        calls = fields.get("calls") if isinstance(fields, dict) else None
+        if not isinstance(calls, int):
             return fields
-        return {**fields, "steps": steps_within(calls, each)}
+        return {**fields, "steps": steps_within(calls, fields.get("sampler", "ddim"))}
 
     @model_validator(mode="before")
     @classmethod
@@ -114,7 +115,8 @@ class Study(BaseModel):
     """A base setting and axes. The axis that comes first is the one the report plots along; others become curves.
 
     name: of the study and its folder; question: what it asks, in words; remark: what a reader should know of how it
-    was set; model: zoo name or path; config: of a checkpoint that does not say; reference: data set name, folder,
+    was set; model: zoo name or path; config: of a checkpoint that does not say; classifier: a noisy
+    classifier, by name or path, that guides cells with a classifier_scale; reference: data set name, folder,
     archive, lmdb or statistics .npz; split: of a reference that has several; stride, fps: how clips are taken from
     its films, as the model was trained when left out (see `data.clips.Window`); features: the network that FD is
     measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
@@ -139,6 +141,7 @@ class Study(BaseModel):
     remark: str = ""
     model: str
     config: str | None = None
+    classifier: str | None = None
     reference: str
     split: str | None = None
     stride: Annotated[int, Gt(0)] | None = None
@@ -194,7 +197,15 @@ class Study(BaseModel):
 
     @model_validator(mode="after")
     def _cells_are_sound(self) -> Study:
-        self.cells()
+        scales = [cell.classifier_scale or 0.0 for cell in self.cells()]
+        if self.classifier is None and any(scales):
+            raise ValueError(
+                f"classifier_scale is {max(scales):g}, but no classifier is told; add one, or leave the scale out"
+            )
+        if self.classifier is not None and not any(scales):
+            raise ValueError(
+                f"classifier is {self.classifier}, but no cell has a classifier_scale above 0; give one in base or axes"
+            )
         return self
 
     def cells(self) -> list[Settings]:
@@ -221,7 +232,7 @@ def _as_setting(name: str, value: Scalar) -> Scalar:
         raise ValueError(f"axis {name!r} has the value {value!r}: {said[0].lower()}{said[1:]}") from error
 
 
-def steps_within(calls: int, sampler: SamplerName) -> int:
+def steps_within(calls: int, sampler: str) -> int:
     """The most steps that ask the network at most `calls` times; a step that asks it twice does so but for the last.
 
     Raises ValueError where no step is that cheap.

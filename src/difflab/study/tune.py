@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtrit
@@ -127,7 +127,7 @@ def _setting(
     """A setting, or None for one that cannot be drawn."""
     if calls < 1:
         return None
-    classes = "balanced" if model.card.network.classes else "random"
+    classes: Literal["random", "balanced"] = "balanced" if model.card.network.classes else "random"
     one = Settings(sampler=sampler, steps=steps_within(calls, sampler), spacing=grid, guidance=scale, classes=classes,
                    seed=SCREEN, count=count)  # fmt: skip
     try:
@@ -139,7 +139,7 @@ def _setting(
 
 def _usual(model: Model, budget: int) -> Settings:
     """The official sampler on its own grid with as many calls, without guidance."""
-    classes = "balanced" if model.card.network.classes else "random"
+    classes: Literal["random", "balanced"] = "balanced" if model.card.network.classes else "random"
     sampler = model.family.sampler
     return Settings(sampler=sampler, steps=steps_within(budget, sampler), spacing=model.family.spacing, classes=classes)
 

@@ -1,8 +1,8 @@
-"""Checkpoints of guided-diffusion: plain state dicts, released for ImageNet or written by its trainer.
+"""Checkpoints of guided-diffusion and improved-diffusion: plain state dicts, released or written by a trainer.
 
 Our network has the official names, so nothing is renamed. Shapes tell all but the image size, the heads, the order of
-their channels and the noise schedule, which follow where a file has the shapes of a released ImageNet model. Of others
-image size and heads must be told, and the source says what else was assumed.
+their channels, the scale of timesteps and the noise schedule, which follow where a file has the shapes of a released
+model. Of others image size and heads must be told, and the source says what else was assumed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from difflab.errors import DifflabError
 from difflab.zoo.contents import Contents, State, shape_of
-from difflab.zoo.families import ADM_NAMES, adm_size
+from difflab.zoo.families import ADM_NAMES, adm_schedule, adm_size
 
 MARK = "input_blocks.0.0.weight"
 _SILENT = (
@@ -24,6 +24,7 @@ _SILENT = (
     "use_new_attention_order",
     "dropout",
     "attention_resolutions",
+    "timestep_scale",
 )
 
 
@@ -40,10 +41,11 @@ def read_adm(state: State, path: Path, told: Mapping[str, Any]) -> Contents:
     assumed = (
         f"taken for {name} by its shapes" if name else f"with {order} order of heads and linear betas, unless told"
     )
-    source = f"a state dict of guided-diffusion, {assumed}"
+    code = "improved-diffusion" if name and name.startswith("IDDPM") else "guided-diffusion"
+    source = f"a state dict of {code}, {assumed}"
     card: dict[str, Any] = {"family": "adm", "weights": "plain", "source": source, "rounding": "floor"}
     card["variance"] = "learned" if network["learn_sigma"] else "large"
-    card["schedule"] = {"name": "cosine" if name == "ADM-64" else "linear"}
+    card["schedule"] = adm_schedule(name)
     return Contents(state, network, card)
 
 
@@ -70,7 +72,7 @@ def network_fields(state: State, told: Mapping[str, Any], where: str) -> tuple[d
     silent = {field: value for field, value in adm_size(name).items() if field in _SILENT} if name else {}
     if name is None and not ("image_size" in told and {"num_heads", "num_head_channels"} & told.keys()):
         raise DifflabError(
-            f"{where}: a U-Net of guided-diffusion with the shapes of no ImageNet model it released, and its image "
+            f"{where}: a U-Net of guided-diffusion with the shapes of no released model, and its image "
             "size and heads are not in the weights; tell them, --config image_size=N,num_head_channels=N (in Python "
             "config={'image_size': N, ..})."
         )
@@ -84,7 +86,8 @@ def _check_kind(state: State, where: str) -> None:
     """Raise DifflabError for its relatives: a classifier, and an upsampler, which is told a small picture beside x."""
     if any(name.startswith("out.2.") and name not in ("out.2.weight", "out.2.bias") for name in state):
         raise DifflabError(
-            f"{where}: this is a noisy classifier of guided-diffusion, which guides a model and draws none."
+            f"{where}: this is a noisy classifier of guided-diffusion, which guides a model and draws none; give it as "
+            "--classifier (in Python classifier=..)."
         )
     taken, given = _shape(state, MARK, 4, where)[1], _shape(state, "out.2.weight", 4, where)[0]
     if given not in (taken, 2 * taken) or (taken, given) == (6, 6):
@@ -108,7 +111,7 @@ def _blocks_and_levels(state: State, where: str) -> tuple[int, int]:
 
 
 def _released(fields: Mapping[str, Any], attends: tuple[bool, ...]) -> str | None:
-    """The released ImageNet model that has these shapes."""
+    """The released model that has these shapes."""
     for name in ADM_NAMES:
         known = adm_size(name)
         same = all(known[field] == value for field, value in fields.items() if field in known)

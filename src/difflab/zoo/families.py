@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Lt, MinLen, MultipleOf
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import nn
 
 from difflab.core.names import BetaName, SamplerName, Spacing
@@ -255,6 +255,11 @@ class UNet3DConfig(NetworkConfig):
 class ADMConfig(NetworkConfig):
     """Arguments of `nets.adm.ADM`, by the names of guided-diffusion's flags; the defaults are its scripts'."""
 
+    @model_serializer(mode="wrap")
+    def _usual_timesteps_go_unsaid(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A field of improved-diffusion's models alone: what names results of other models does not change."""
+        return {name: value for name, value in dump(self).items() if (name, value) != ("timestep_scale", 1.0)}
+
     image_size: Positive = 64
     num_channels: Annotated[int, Gt(0), MultipleOf(32)] = 128
     num_res_blocks: Positive = 2
@@ -269,6 +274,7 @@ class ADMConfig(NetworkConfig):
     use_new_attention_order: bool = False
     dropout: Annotated[float, Ge(0.0), Lt(1.0)] = 0.0
     in_channels: Positive = 3
+    timestep_scale: Annotated[float, Gt(0.0)] = 1.0
 
     @model_validator(mode="after")
     def _fits(self) -> ADMConfig:
@@ -317,11 +323,34 @@ _ADM_SIZES: dict[str, dict[str, Any]] = {
     "ADM-256-uncond": {**_ADM, "image_size": 256, "channel_mult": (1, 1, 2, 2, 4, 4), "num_classes": None},
     "ADM-512": {**_ADM, "image_size": 512, "channel_mult": (0.5, 1, 1, 2, 2, 4, 4)},
 }
+# What those of improved-diffusion have in common, which came before; but for two they rescale 4,000 timesteps to 1,000.
+_IDDPM = {
+    "attention_resolutions": (16, 8), "learn_sigma": True, "resblock_updown": False, "use_scale_shift_norm": True,
+    "num_channels": 128, "num_res_blocks": 3, "num_heads": 4, "num_head_channels": -1, "num_classes": None,
+}  # fmt: skip
+_IDDPM_LSUN = {
+    "channel_mult": (1, 1, 2, 2, 4, 4), "num_res_blocks": 2, "num_heads": 1, "attention_resolutions": (16,),
+    "use_scale_shift_norm": False,
+}  # fmt: skip
+_ADM_SIZES |= {
+    "IDDPM-32": {**_IDDPM, "image_size": 32, "channel_mult": (1, 2, 2, 2), "dropout": 0.3, "timestep_scale": 0.25},
+    "IDDPM-64": {**_IDDPM, "image_size": 64, "channel_mult": (1, 2, 3, 4), "timestep_scale": 0.25},
+    "IDDPM-64-cond": {
+        **_IDDPM, "image_size": 64, "channel_mult": (1, 2, 3, 4), "num_channels": 192, "num_classes": 1000,
+    },
+    "IDDPM-256": {**_IDDPM, "image_size": 256, **_IDDPM_LSUN},
+}  # fmt: skip
 ADM_NAMES = tuple(_ADM_SIZES)
+_COSINE = {"ADM-64": 1000, "IDDPM-32": 4000, "IDDPM-64": 4000, "IDDPM-64-cond": 4000}  # others are linear, of 1,000
+
+
+def adm_schedule(name: str | None) -> dict[str, Any]:
+    """Fields of `ScheduleConfig` for a released model, or for one that is none of them."""
+    return {"name": "cosine", "timesteps": _COSINE[name]} if name in _COSINE else {"name": "linear"}
 
 
 def adm_size(name: str) -> dict[str, Any]:
-    """Fields of `ADMConfig` for a released ImageNet model such as `ADM-256`. Raises DifflabError for another name."""
+    """Fields of `ADMConfig` for a released model, `ADM-256` or `IDDPM-64`. Raises DifflabError for another name."""
     if name not in _ADM_SIZES:
         raise DifflabError(f"{name}: not a published size of ADM.{suggest(name, ADM_NAMES)}")
     return dict(_ADM_SIZES[name])

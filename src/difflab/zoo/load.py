@@ -56,8 +56,9 @@ def load(
             diffusers' UNet2DModel or of its DiT. A zoo name goes before a file of that name; for the file write
             `./name`.
         family: a name in `FAMILIES`.
-        config: an official DDIM configuration by name, path or content; a size such as `DiT-B/4` or `ADM-256`; a
-            configuration of the family's; or single fields of one, as a dict or as text, `num_heads=4,num_classes=10`.
+        config: an official DDIM configuration by name, path or content; a size such as `DiT-B/4`, `ADM-256` or
+            `IDDPM-64`; a configuration of the family's; or single fields of one, as a dict or as text,
+            `num_heads=4,num_classes=10`.
         prediction: what the output is read as: eps, x0 or v.
         schedule: a schedule by name, or fields of `ScheduleConfig`; those not given stay as they are.
         weights: which of a trainer's file: averaged where it has such, or raw.
@@ -125,7 +126,7 @@ def _told(config: Config | None) -> _Told:
         return _Told(network=dict(config))
     if isinstance(config, str) and config.startswith("DiT-"):
         return _Told(network=dict(dit_size(config)))
-    if isinstance(config, str) and config.startswith("ADM-"):
+    if isinstance(config, str) and config.startswith(("ADM-", "IDDPM-")):
         return _Told(network=adm_size(config))
     if isinstance(config, str) and "=" in config:
         return _Told(network=_from_text(config))

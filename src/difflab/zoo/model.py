@@ -13,6 +13,7 @@ from difflab.core.schedule import Schedule
 from difflab.errors import DifflabError
 from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.card import Card
+from difflab.zoo.classifier import Classifier
 from difflab.zoo.codec import Codec, LatentCodec, PixelCodec
 from difflab.zoo.families import FAMILIES, Family, UNet3DConfig
 from difflab.zoo.text import TextEncoder, open_text_encoder
@@ -24,12 +25,13 @@ class Model:
     """A network in evaluation mode with its card.
 
     `network(x, t)`, or `network(x, t, y)` where it is told classes y (B,) int64, answers as the official network does:
-    x (B, C, H, W) float32 in model space, t (B,).
+    x (B, C, H, W) float32 in model space, t (B,). classifier: what may guide it, see `guided_by`.
     """
 
     network: nn.Module
     card: Card
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    classifier: Classifier | None = None
 
     @property
     def family(self) -> Family:
@@ -55,6 +57,32 @@ class Model:
             raise DifflabError(f"{self.card.name}: {frames} frames were asked for, but a clip has at least one.")
         longer = self.card.model_copy(update={"network": network.model_copy(update={"num_frames": frames})})
         return replace(self, card=longer)
+
+    def guided_by(self, classifier: Classifier) -> Model:
+        """The same model with a noisy classifier beside it, on its device.
+
+        Raises DifflabError where it looks at other samples, or tells other classes than the model is told.
+        """
+        name, told = self.card.name, self.card.network.classes
+        if classifier.shape != self.shape:
+            raise DifflabError(
+                f"{name}: draws samples {_by(self.shape)}, but the classifier {classifier.name} looks at "
+                f"{_by(classifier.shape)}; give one of the model's own resolution."
+            )
+        if self.card.network.condition_width is not None:
+            raise DifflabError(f"{name}: is told captions, but a classifier knows classes alone; leave it out.")
+        if told is not None and told != classifier.classes:
+            raise DifflabError(
+                f"{name}: is told {told} classes, but the classifier {classifier.name} knows {classifier.classes}; "
+                "give one of the model's own classes."
+            )
+        return replace(self, classifier=classifier)
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes samples can be asked for by; those of the classifier where only that is told them."""
+        own = self.card.network.classes
+        return own if own is not None or self.classifier is None else self.classifier.classes
 
     @property
     def frames(self) -> int | None:
@@ -128,6 +156,10 @@ class Model:
     def weights_hash(self) -> str:
         """Hex SHA-256 over the names and values of all weights: the same for every file format they come in."""
         return hash_weights(self.network.state_dict())
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
 
 
 def build_model(

@@ -16,12 +16,13 @@ from typing import Literal
 from difflab import files
 from difflab.errors import DifflabError
 
-Kind = Literal["shipped", "official", "trained", "features", "autoencoder", "text"]
+Kind = Literal["shipped", "official", "trained", "features", "autoencoder", "text", "classifier"]
 Folder = Literal["models", "features", "autoencoders", "text"]  # where a finished training goes, below `home()`
-PARTS: tuple[Kind, ...] = ("features", "autoencoder", "text")  # kinds that draw nothing by themselves
+PARTS: tuple[Kind, ...] = ("features", "autoencoder", "text", "classifier")  # kinds that draw nothing by themselves
 Algorithm = Literal["md5", "sha256"]
 
 _HEIBOX = "https://heibox.uni-heidelberg.de/f/{}/?dl=1"
+_OPENAI = "https://openaipublic.blob.core.windows.net/diffusion"
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 
 
@@ -109,6 +110,22 @@ _OFFICIAL = (
     ),
 )
 
+# Files of guided-diffusion (jul-2021) and improved-diffusion (march-2021) by name; of none was a checksum published.
+_ADM = {
+    **{f"adm-imagenet{side}": f"jul-2021/{side}x{side}_diffusion.pt" for side in (64, 128, 256, 512)},
+    "adm-imagenet256-uncond": "jul-2021/256x256_diffusion_uncond.pt",
+    **{f"adm-lsun-{what}": f"jul-2021/lsun_{what}.pt" for what in ("bedroom", "cat", "horse")},
+    "adm-lsun-horse-nodropout": "jul-2021/lsun_horse_nodropout.pt",
+    "iddpm-imagenet64-uncond": "march-2021/imagenet64_uncond_100M_1500K.pt",
+    "iddpm-imagenet64-uncond-vlb": "march-2021/imagenet64_uncond_vlb_100M_1500K.pt",
+    "iddpm-imagenet64-cond": "march-2021/imagenet64_cond_270M_250K.pt",
+    "iddpm-cifar10": "march-2021/cifar10_uncond_50M_500K.pt",
+    "iddpm-cifar10-vlb": "march-2021/cifar10_uncond_vlb_50M_500K.pt",
+    "iddpm-lsun-bedroom": "march-2021/lsun_uncond_100M_2400K_bs64.pt",
+    "iddpm-lsun-bedroom-1200k": "march-2021/lsun_uncond_100M_1200K_bs128.pt",
+}
+_ADM_CLASSIFIERS = {f"adm-classifier{side}": f"jul-2021/{side}x{side}_classifier.pt" for side in (64, 128, 256, 512)}
+
 
 def home() -> Path:
     """Where difflab keeps models and features: $DIFFLAB_HOME, else `difflab` in the user's cache."""
@@ -138,8 +155,8 @@ def shipped_statistics(key: str) -> Path | None:
 def entries() -> dict[str, Entry]:
     """All entries by name with underscores. What ships and what is official cannot be shadowed."""
     trained, shipped = _below(home(), "trained"), _below(_assets(), "shipped")
-    listed = [*trained, *_official(), *_dit(), _inception(), *_i3d(), *shipped]  # the later of two equal names counts
-    return {_normal(entry.name): entry for entry in listed}
+    official = [*_official(), *_dit(), *_adm(), _inception(), *_i3d()]
+    return {_normal(entry.name): entry for entry in (*trained, *official, *shipped)}  # the later of two equal names
 
 
 def publish(path: Path, folder: Folder) -> Path | None:
@@ -188,6 +205,11 @@ def known_text_encoders() -> Sequence[str]:
     return [entry.name for entry in entries().values() if entry.kind == "text"]
 
 
+def known_classifiers() -> Sequence[str]:
+    """Names of noisy classifiers."""
+    return [entry.name for entry in entries().values() if entry.kind == "classifier"]
+
+
 def _official() -> list[Entry]:
     return [_official_entry(row, weights) for row in _OFFICIAL for weights in ("ema", "raw")]
 
@@ -210,6 +232,18 @@ def _dit() -> list[Entry]:
         url = f"https://dl.fbaipublicfiles.com/DiT/models/{file}"
         found.append(Entry(file.removesuffix(".pt").lower(), "official", places, url))
     return found
+
+
+def _adm() -> list[Entry]:
+    """The released models of guided-diffusion and improved-diffusion, and the former's noisy classifiers."""
+    kinds: tuple[tuple[Kind, dict[str, str]], ...] = (("official", _ADM), ("classifier", _ADM_CLASSIFIERS))
+    return [_adm_entry(name, kind, file) for kind, named in kinds for name, file in named.items()]
+
+
+def _adm_entry(name: str, kind: Kind, file: str) -> Entry:
+    own = Path(file).name
+    places = (home() / "models" / own, Path("models") / own)  # the second is where its README has them
+    return Entry(name, kind, places, f"{_OPENAI}/{file}")
 
 
 def _inception() -> Entry:

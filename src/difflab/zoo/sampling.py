@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,14 +14,15 @@ import torch
 from torch import Tensor
 
 from difflab.core import schedule
-from difflab.core.denoiser import Denoiser, Network, Told
-from difflab.core.guidance import Guidance, Guided
+from difflab.core.denoiser import Denoise, Denoiser, Network, Told
+from difflab.core.guidance import ClassifierGuided, Guidance, Guided
 from difflab.core.names import Course, Spacing, calls_a_step
 from difflab.core.noise import ClipNoise, GivenNoise, Noise, SeededNoise, seeded_classes
 from difflab.core.sampler import Ancestral, Langevin, final, method, trajectory
 from difflab.core.schedule import Point, path_of, respaced_timesteps
 from difflab.core.step import Sampler, Step
 from difflab.errors import DifflabError, suggest
+from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.model import Model
 
 Classes = Literal["random", "balanced"] | tuple[int, ...]
@@ -42,6 +44,9 @@ class Draw:
     For a model that is told classes: classes: `random`, each alike, by seed and index; `balanced`, in turn; or numbers,
     of which sample i has the one at i modulo their count; guidance, of captions, too: see `core.guidance`.
 
+    classifier_scale: of the classifier beside the model (see `Model.guided_by`), 0 leaves it out; classes may then be
+    asked for where the model itself is told none.
+
     percentile: of dynamic thresholding, None is none (see `core.denoiser`); gamma: of the variance of `ddpm`, None is
     the model's own; corrector: the step of a Langevin corrector, 0 is none (see `core.sampler`).
     """
@@ -59,6 +64,7 @@ class Draw:
     gamma: float | None = None
     corrector: float = 0.0
     prompts: tuple[str, ...] = ()
+    classifier_scale: float = 0.0
 
 
 def grid_of(model: Model, draw: Draw) -> np.ndarray:
@@ -77,7 +83,8 @@ def spacing_of(model: Model, draw: Draw) -> Spacing:
 
 
 def calls_of(model: Model, draw: Draw) -> int:
-    """How often the network is asked for each sample; where guidance acts, each time twice."""
+    """How often the network is asked for each sample; where guidance acts, each time twice. A classifier is not
+    counted."""
     points = path_of(model.schedule, grid_of(model, draw))[:-1]
     within = calls_a_step(draw.sampler) - 1 + bool(draw.corrector)  # calls of a step at its end
     asked = [*points, *points[1:] * within]
@@ -125,8 +132,9 @@ def told_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tens
 
 
 def labels_of(model: Model, draw: Draw, seed: int, indices: Sequence[int]) -> Tensor | None:
-    """The class numbers (B,) int64 of the samples with these indices; None for a model that is told none."""
-    count = model.card.network.classes
+    """The class numbers (B,) int64 of the samples with these indices; None where neither model nor classifier is told
+    any."""
+    count = model.classes
     if count is None:
         return None
     if draw.classes == "random":
@@ -158,6 +166,7 @@ def plan(model: Model, draw: Draw) -> tuple[Sampler, list[Point]]:
     if draw.percentile is not None and not 0.0 < draw.percentile <= 1.0:
         raise DifflabError(f"percentile is {draw.percentile:g}, but must lie above 0 and not above 1.")
     _check_classes(model, draw)
+    _check_classifier(model, draw)
     return sampler, points
 
 
@@ -184,10 +193,21 @@ def _check_solver(draw: Draw, points: Sequence[Point]) -> None:
         )
 
 
-def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoiser:
+def denoiser_of(model: Model, draw: Draw, labels: Tensor | None) -> Denoise:
     """What the sampler asks, for samples of these classes (B,), or with these conditions (B, .., width)."""
+    network = _asked(model, draw, None if _told_nothing(model) else labels)
     learned = model.card.network.learns_variance
-    return Denoiser(_asked(model, draw, labels), model.card.prediction, learned, clamps(model, draw), draw.percentile)
+    plain = Denoiser(network, model.card.prediction, learned, clamps(model, draw), draw.percentile)
+    if not draw.classifier_scale or model.classifier is None:
+        return plain
+    if labels is None:
+        raise ValueError("classes are needed")
+    return ClassifierGuided(plain, model.classifier, labels, draw.classifier_scale)
+
+
+def _told_nothing(model: Model) -> bool:
+    """Whether the network is told neither classes nor captions: classes are then the classifier's alone."""
+    return model.card.network.classes is None and model.card.network.condition_width is None
 
 
 def clamps(model: Model, draw: Draw) -> bool:
@@ -227,25 +247,44 @@ def _check_classes(model: Model, draw: Draw) -> None:
                 f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding captions, "
                 "so it knows no 'no caption' to guide away from; leave guidance out."
             )
-        if (guided and not told) or draw.classes != "random":
+        if (guided and not told) or (draw.classes != "random" and model.classifier is None):
             what = f"guidance {draw.guidance.scale:g}" if guided and not told else "classes"
             raise DifflabError(f"{name}: is told no classes, but {what} was asked for; leave it out.")
+        if model.classifier is not None:
+            _check_numbers(model, draw)
         return
     if draw.guidance.scale != 1.0 and network.null_class is None:
         raise DifflabError(
             f"{name}: guidance is {draw.guidance.scale:g}, but this model was trained without hiding classes, so it "
             "knows no 'no class' to guide away from; leave guidance out."
         )
+    _check_numbers(model, draw)
+
+
+def _check_numbers(model: Model, draw: Draw) -> None:
+    """Raise DifflabError for classes that there are not, of a model or classifier that is told some."""
+    name, count, null = model.card.name, model.classes, model.card.network.null_class
+    assert count is not None
     if isinstance(draw.classes, str):
         if draw.classes not in ("random", "balanced"):
             raise DifflabError(f"classes {draw.classes!r} is not known.{suggest(draw.classes, ('random', 'balanced'))}")
         return
-    rows = network.classes + (network.null_class is not None)
-    odd = [c for c in draw.classes if not 0 <= c < rows]
+    if draw.classifier_scale:
+        null = None  # a classifier knows no 'no class'
+    odd = [c for c in draw.classes if not 0 <= c < count + (null is not None)]
     if odd or not draw.classes:
         found = f"class {odd[0]} was asked for" if odd else "no class was asked for"
-        null = f" ({network.null_class} is 'no class')" if network.null_class is not None else ""
-        raise DifflabError(f"{name}: {found}, but its classes are 0 to {network.classes - 1}{null}.")
+        besides = f" ({null} is 'no class')" if null is not None else ""
+        raise DifflabError(f"{name}: {found}, but its classes are 0 to {count - 1}{besides}.")
+
+
+def _check_classifier(model: Model, draw: Draw) -> None:
+    """Raise DifflabError for a scale that is out of range, or of no classifier."""
+    scale = draw.classifier_scale
+    if not 0.0 <= scale < math.inf:
+        raise DifflabError(f"classifier_scale is {scale:g}, but must be 0 (off) or more.")
+    if scale and model.classifier is None:
+        raise DifflabError(f"classifier_scale is {scale:g}, but there is no classifier; give one, or leave it out.")
 
 
 def walk(model: Model, draw: Draw, noise: Noise, labels: Tensor | None = None) -> Iterator[Step]:
@@ -304,6 +343,8 @@ def sample(
     percentile: float | None = None,
     gamma: float | None = None,
     corrector: float = 0.0,
+    classifier: str | Path | Classifier | None = None,
+    classifier_scale: float | None = None,
     prompt: str | Sequence[str] | None = None,
     conditions: Any = None,
     batch: int = 64,
@@ -321,6 +362,9 @@ def sample(
         sampler, steps: those of the family's official script when left out.
         eta, spacing, official_grid, clip, respacing, classes, percentile, gamma, corrector: see
             `Draw`.
+        classifier: a noisy classifier that guides towards the classes: a name such as `adm-classifier64`, a file, or
+            what `zoo.classifier.open_classifier` gives.
+        classifier_scale: of its gradient, 1 when left out, 0 is off; see `core.guidance.ClassifierGuided`.
         prompt: what a model of captions shall draw; several are taken in turn, and an empty one is none.
         conditions: instead, (n, width) vectors or (n, 1 + tokens, width) captions (see `nets.caption`) for a model that
             is told such; rows of NaN are none.
@@ -340,7 +384,10 @@ def sample(
     draw = Draw(
         sampler or model.family.sampler, steps, eta, spacing, official_grid, clip, respacing, _classes(classes), how,
         percentile, gamma, corrector, _prompts(prompt),
+        scale_beside(classifier, classifier_scale),
     )  # fmt: skip
+    if classifier is not None:
+        model = beside(model, classifier)
     count = _count(model, n, x_T)
     told = None if conditions is None else torch.as_tensor(conditions, dtype=torch.float32, device=model.device)
     if draw.prompts and told is not None:
@@ -355,6 +402,18 @@ def sample(
         x = final(walk(model, draw, source, asked))
         parts.append(x if output == "raw" else model.codec.decode(x))
     return torch.cat(parts) if output == "raw" else np.concatenate(parts)
+
+
+def scale_beside(classifier: object, scale: float | None) -> float:
+    """The scale of a classifier where it may be left out: 1, or 0 where there is none."""
+    return scale if scale is not None else 0.0 if classifier is None else 1.0
+
+
+def beside(model: Model, classifier: str | Path | Classifier) -> Model:
+    """The model with a classifier that is opened, or is to be opened on its device. Raises DifflabError as
+    `open_classifier` and `Model.guided_by` do."""
+    opened = classifier if isinstance(classifier, Classifier) else open_classifier(classifier, model.device)
+    return model.guided_by(opened)
 
 
 def _classes(classes: str | int | Sequence[int]) -> Classes:
