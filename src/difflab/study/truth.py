@@ -45,7 +45,7 @@ def checked(
 
 def _said(claims: Sequence[Claim], judged: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The aspects, and whether all that each caption says is true."""
-    every: np.ndarray = np.stack([judged[name] != 0 for name in ASPECTS]).all(0).astype(np.int8)
+    every = np.all([judged[name] != 0 for name in ASPECTS], axis=0).astype(np.int8)
     things = np.array([len(claim.things) for claim in claims])
     return {
         **judged,
