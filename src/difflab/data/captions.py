@@ -35,11 +35,12 @@ ASPECTS = ("objects", "kind", "colour", "size", "place", "relation", "background
 _FORMS, _CLIP_FORMS = 1 << 61, 3 << 61  # streams of random numbers apart from those of scenes and clips
 _DRAWS = 8
 
-_THING = rf"a (?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLOURS)}) )?({'|'.join(KINDS)})(?: ({'|'.join(PLACES)}))?"
+_SHAPE = rf"a (?:({'|'.join(SIZES)}) )?(?:({'|'.join(COLOURS)}) )?({'|'.join(KINDS)})"
+_THING = rf"{_SHAPE}(?: ({'|'.join(PLACES)}))?"
 _BETWEEN = rf"(and|{'|'.join(RELATIONS)}|to the left of|to the right of)"
 _GROUND = rf"(?: on a ({'|'.join(BACKGROUNDS)}) background)?"
 _SCENE = re.compile(rf"{_THING}(?: {_BETWEEN} {_THING})?{_GROUND}")
-_CLIP = re.compile(rf"{_THING} moves ({'|'.join(DIRECTIONS)})(?: ({'|'.join(SPEEDS)}))?{_GROUND}")
+_CLIP = re.compile(rf"{_SHAPE} moves ({'|'.join(DIRECTIONS)})(?: ({'|'.join(SPEEDS)}))?{_GROUND}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def read(caption: str) -> Claim:
     text = " ".join(caption.lower().rstrip(". ").split())
     if clip := _CLIP.fullmatch(text):
         *thing, direction, speed, ground = clip.groups()
-        return Claim((_thing(thing),), None, _index(BACKGROUNDS, ground), _index(DIRECTIONS, direction),
+        return Claim((_thing([*thing, None]),), None, _index(BACKGROUNDS, ground), _index(DIRECTIONS, direction),
                      _index(SPEEDS, speed))  # fmt: skip
     if scene := _SCENE.fullmatch(text):
         *parts, ground = scene.groups()

@@ -91,6 +91,30 @@ def quality_curve(result: Result, metric: Metric, palette: Palette) -> str:
     return _panel(draw)
 
 
+def aspects(result: Result, metrics: Sequence[Metric]) -> str:
+    """What captions ask for, aspect by aspect, along the only axis, with 95 % error bars."""
+    along = first_axis(result)
+
+    def draw(axes: Axes) -> None:
+        rows = curves(scored(result, metrics[0]), along)[0]
+        _place_ticks(axes, rows.places, result.study.axes[along])
+        places = [_place(place, result.study.axes[along]) for place in rows.places]
+        for metric, (colour, marker) in zip(metrics, _distinct(len(metrics)), strict=True):
+            line = curves(scored(result, metric), along)[0]
+            values, low, high = (
+                np.array([100 * getattr(row.scores[metric], part) for row in line.rows])
+                for part in ("value", "low", "high")
+            )
+            axes.errorbar(
+                places, values, yerr=[values - low, high - values], color=colour, lw=1.8, marker=marker, ms=5.5,
+                capsize=3, elinewidth=1, label=metric,
+            )  # fmt: skip
+        axes.set_xlabel(words.axis_title(along))
+        axes.set_title("as the caption says (%), higher is better", loc="left", fontsize=10.5, pad=8)
+
+    return _panel(draw)
+
+
 def quality_time(result: Result, metric: Metric, palette: Palette) -> str:
     """A metric against sampling time, 95 % error bars; the curves run along steps where those vary."""
     along = time_axis(result)

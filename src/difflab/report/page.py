@@ -25,7 +25,7 @@ from difflab.report.timing import linear_fit
 from difflab.study.learning import LEARNING_FILE, Learning, read_learning
 from difflab.study.presets import PROBLEM_SETS
 from difflab.study.result import RESULT_FILE, Result, read_result
-from difflab.study.spec import Metric
+from difflab.study.spec import SAID, Metric
 
 if TYPE_CHECKING:
     import jinja2
@@ -342,8 +342,9 @@ def _headline_figure(result: Result, palette: Palette, numbering: _Numbering) ->
 
 def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterator[FigureView]:
     name, along = result.study.name, first_axis(result)
+    together = _aspects(result)
     for metric in result.metric_names:
-        if scored(result, metric):
+        if scored(result, metric) and metric not in together:
             caption = (
                 f"{words.capital(words.title(result, metric))} along {along.replace('_', ' ')}. Bars: 95 % intervals."
             )
@@ -354,6 +355,9 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
                 caption,
                 _alt(result, metric, along),
             )
+    if together:
+        caption = f"What captions ask for, aspect by aspect, along {along.replace('_', ' ')}. Bars: 95 % intervals."
+        yield numbering.add(name, "aspects", figures.aspects(result, together), caption, caption)
     if {"precision", "recall"} <= result.metric_names.keys():
         real = [result.floors.get(metric) for metric in ("recall", "precision")]
         far = " As many real samples have recall {} and precision {}.".format(
@@ -393,6 +397,16 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         yield numbering.add(name, "strip", sheet, caption, caption, wide=True)
     if (near := near_training(result)) is not None:
         yield numbering.add(name, "nearest", figures.nearest(result, near), near.caption, near.caption, wide=True)
+
+
+def _aspects(result: Result) -> list[Metric]:
+    """The aspects of captions that are shown in one figure: two or more, along one axis."""
+    told: list[Metric] = [
+        metric
+        for metric in result.metric_names
+        if metric in (*SAID, "direction") and not metric.startswith("caption") and scored(result, metric)
+    ]
+    return told if len(told) > 1 and len(result.study.axes) == 1 and result.captions else []
 
 
 def _abstract(results: Sequence[Result], learnings: Sequence[Learning]) -> str:

@@ -72,7 +72,7 @@ class DiffusionObjective:
         """The network with its initial weights, or those of the model that it starts from."""
         network = FAMILIES[self.recipe.family].build(self.recipe.network)
         if self.recipe.start is not None:
-            begin_with(network, self.recipe.network, self.recipe.start)
+            begin_with(network, self.recipe.network, self.recipe.start, self.recipe.text_encoder)
         if isinstance(network, DiT):
             network.checkpointing = self.recipe.checkpointing
         return network
@@ -381,11 +381,15 @@ def check_classes(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
         )
 
 
+_LOOKED_AT = 1000  # items, for a caption
+
+
 def check_captions(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
     """Raise DifflabError where the network is to be told captions and the data have none."""
     if recipe.text_encoder is None or isinstance(dataset, Shapes | ShapesClips):
         return
-    if not isinstance(dataset, Captioned) or not dataset.captions_of(0):
+    told = isinstance(dataset, Captioned) and any(dataset.captions_of(i) for i in range(min(len(dataset), _LOOKED_AT)))
+    if not told:
         raise DifflabError(
             f"{recipe.name}: has a text_encoder, but the data ({dataset.description}) have no captions; give such as "
             "MS-COCO or Something-Something V2, or leave text_encoder out."

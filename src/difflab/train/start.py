@@ -13,10 +13,12 @@ _TABLE = "y_embedder.embedding_table.weight"  # the only weight of DiT that know
 _MAY_DIFFER = {"num_classes", "class_dropout_prob", "dropout"}
 
 
-def begin_with(network: nn.Module, config: NetworkConfig, source: str) -> None:
+def begin_with(network: nn.Module, config: NetworkConfig, source: str, text_encoder: str | None = None) -> None:
     """Give `network`, built by `config`, the weights of the model `source`, which `difflab.load` understands.
 
     Where the number of classes differs, classes keep their initial embeddings, and "no class" takes that of `source`.
+
+    text_encoder: what reads the captions, which must be what `source` was trained with.
 
     Raises DifflabError if `source` cannot be read or differs in more than its classes.
     """
@@ -29,6 +31,11 @@ def begin_with(network: nn.Module, config: NetworkConfig, source: str) -> None:
             raise DifflabError(
                 f"{source}: its {name} is {theirs[name]}, but the recipe has {value}; set network.{name} alike."
             )
+    if card.text is not None and card.text.encoder != text_encoder:
+        raise DifflabError(
+            f"{source}: its captions were read by {card.text.encoder}, but the recipe has {text_encoder}; set "
+            "text_encoder alike."
+        )
     check_finite(state, source)
     own = network.state_dict()
     if _TABLE in own and own[_TABLE].shape != state[_TABLE].shape:
