@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from difflab.errors import DifflabError
-from difflab.report import build_report, load_results
+from difflab.report import build_report, figures, load_results
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use"}
 
@@ -171,3 +171,53 @@ def test_missing_and_broken_records_are_named(tmp_path):
     (tmp_path / "results.json").write_text("[1, 2")
     with pytest.raises(DifflabError, match="no record of a study"):
         load_results(tmp_path)
+
+
+@pytest.fixture
+def told(make_result):
+    """A study over the scale of guidance whose samples were told captions."""
+    scales = [1.0, 2.0, 4.0]
+    result = make_result(
+        {"guidance": scales}, {(s,): 0.5 + s / 10 for s in scales}, metric="caption", metric_name="captions fulfilled",
+        pictures=4,
+    )  # fmt: skip
+    rows = [
+        row.model_copy(
+            update={"scores": {**row.scores, "kind": row.scores["caption"], "colour": row.scores["caption"]}}
+        )
+        for row in result.rows
+    ]
+    names = {**result.metric_names, "kind": "kind as told", "colour": "colour as told"}
+    captions = ["a small red circle at the top left", "a cross", "a large square on a grey background", "a circle"]
+    return result.model_copy(update={"rows": rows, "metric_names": names, "captions": captions})
+
+
+def test_captions_stand_beside_what_was_drawn_for_them(told):
+    sheet = figures.strip(told)
+    assert sheet is not None
+    for word in ("small", "square", "background"):
+        assert word in sheet
+
+
+def test_aspects_of_captions_share_a_figure(told, tmp_path):
+    build_report([told], tmp_path / "out", problem_set=None)
+    drawn = {path.stem.split("-", 2)[2] for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"aspects", "quality-caption"} <= drawn
+    assert not {"quality-kind", "quality-colour"} & drawn
+
+
+def test_one_aspect_alone_has_its_own_figure(told, tmp_path):
+    names = {name: told.metric_names[name] for name in ("caption", "kind")}
+    build_report([told.model_copy(update={"metric_names": names})], tmp_path / "out", problem_set=None)
+    drawn = {path.stem.split("-", 2)[2] for path in (tmp_path / "out" / "figures").iterdir()}
+    assert "quality-kind" in drawn
+    assert "aspects" not in drawn
+
+
+@pytest.mark.parametrize("problem_set", ["samplers", "coco", "ssv2"])
+def test_bonus_chapters_have_answers_that_lead_nowhere_wrong(problem_set, steps_result, tmp_path):
+    page = build_report([steps_result(3.0, 2.0, 1.0)], tmp_path / "out", problem_set=problem_set)
+    text = page.read_text(encoding="utf-8")
+    assert "References." in text
+    for target in re.findall(r'href="#([^"]+)"', text):
+        assert f'id="{target}"' in text, target
