@@ -101,14 +101,7 @@ def aspects(result: Result, metrics: Sequence[Metric]) -> str:
         places = [_place(place, result.study.axes[along]) for place in rows.places]
         for metric, (colour, marker) in zip(metrics, _distinct(len(metrics)), strict=True):
             line = curves(scored(result, metric), along)[0]
-            values, low, high = (
-                np.array([100 * getattr(row.scores[metric], part) for row in line.rows])
-                for part in ("value", "low", "high")
-            )
-            axes.errorbar(
-                places, values, yerr=[values - low, high - values], color=colour, lw=1.8, marker=marker, ms=5.5,
-                capsize=3, elinewidth=1, label=metric,
-            )  # fmt: skip
+            _bars(axes, places, line, metric, Look(colour, marker, (0, ())), label=metric)
         axes.set_xlabel(words.axis_title(along))
         axes.set_title("as the caption says (%), higher is better", loc="left", fontsize=10.5, pad=8)
 
@@ -426,7 +419,8 @@ def _svg(figure: Figure, films: Sequence[Film] = ()) -> str:
     return buffer.getvalue().replace("</svg>", f"{playing}</svg>")
 
 
-def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look: Look, width: float = 1.8) -> None:
+def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look: Look, width: float = 1.8,
+          label: str | None = None) -> None:  # fmt: skip
     values, low, high = (
         np.array([words.scaled(metric, getattr(row.scores[metric], part)) for row in line.rows])
         for part in ("value", "low", "high")
@@ -436,7 +430,7 @@ def _bars(axes: Axes, places: Sequence[float], line: Curve, metric: Metric, look
     axes.errorbar(
         places, values, yerr=[np.maximum(values - low, 0), np.maximum(high - values, 0)],
         color=look.colour, ls=look.line if connected else "none", lw=width, marker=look.marker, ms=5.5, capsize=3.5,
-        elinewidth=1.3, label=words.settings(line.setting) or beside,
+        elinewidth=1.3, label=label or words.settings(line.setting) or beside,
     )  # fmt: skip
 
 
