@@ -73,6 +73,26 @@ def test_unipc_is_diffusers_own(steps):
     torch.testing.assert_close(end(UniPC(), points), x, rtol=2e-4, atol=2e-5)  # diffusers has float32 levels
 
 
+@pytest.mark.parametrize("steps", [2, 5, 10, 25])
+def test_the_stochastic_solver_is_diffusers_own(steps):
+    """Its sde-dpmsolver++ of order 2, midpoint, with the same noise, on integer timesteps that end in clean data."""
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02, beta_schedule="linear", solver_order=2,
+        algorithm_type="sde-dpmsolver++", solver_type="midpoint", euler_at_final=True, final_sigmas_type="zero",
+        timestep_spacing="trailing",
+    )  # fmt: skip
+    theirs.set_timesteps(steps)
+    points = path_of(SCHEDULE, np.array(theirs.timesteps)[::-1])
+    draw = torch.Generator().manual_seed(2)
+    noise = [torch.randn(START.shape, generator=draw, dtype=torch.float64) for _ in range(steps)]
+    x = START.clone()
+    for t, at, z in zip(theirs.timesteps, points, noise, strict=False):
+        x = theirs.step(MIXTURE(x, at).eps, t, x, variance_noise=z).prev_sample
+    found = end(DPMSolverSDE(), points, noise=noise[:-1])
+    torch.testing.assert_close(found, x, rtol=2e-4, atol=2e-5)  # diffusers has float32 levels
+
+
 def test_the_stochastic_solver_has_the_right_law():
     """With x0 known, x_s must be N(alpha_s x0, sigma_s^2)."""
     x0 = 0.3

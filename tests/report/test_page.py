@@ -214,7 +214,7 @@ def test_one_aspect_alone_has_its_own_figure(told, tmp_path):
     assert "aspects" not in drawn
 
 
-@pytest.mark.parametrize("problem_set", ["samplers", "coco", "ssv2"])
+@pytest.mark.parametrize("problem_set", ["samplers", "imagenet", "coco", "ssv2"])
 def test_bonus_chapters_have_answers_that_lead_nowhere_wrong(problem_set, steps_result, tmp_path):
     page = build_report([steps_result(3.0, 2.0, 1.0)], tmp_path / "out", problem_set=problem_set)
     text = page.read_text(encoding="utf-8")

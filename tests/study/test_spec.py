@@ -8,8 +8,10 @@ import pytest
 
 from difflab.core.names import calls_a_step
 from difflab.errors import DifflabError
-from difflab.study.presets import BY_NAME, PROBLEM_SETS, SCALES, find_study, shipped_study, studies_of
+from difflab.study.presets import PROBLEM_SETS, SCALES, find_study, problem_sets, shipped_study, studies_of
 from difflab.study.spec import Settings, Study, key_of, read_study
+
+NO_DEMO = ("ddim-imagenet",)
 
 GOOD = """
 name: s
@@ -71,7 +73,7 @@ def test_mistakes_are_told_in_one_sentence(tmp_path: Path, change: tuple[str, st
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("name", [name for names in PROBLEM_SETS.values() for name in names])
+@pytest.mark.parametrize("name", [name for names in PROBLEM_SETS.values() for name in names if name not in NO_DEMO])
 def test_shipped_studies_are_sound(scale: str, name: str) -> None:
     study = shipped_study(name, scale)
     assert study.name == name
@@ -80,12 +82,11 @@ def test_shipped_studies_are_sound(scale: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("scale", ["lab", "paper"])
-@pytest.mark.parametrize("name", BY_NAME)
-def test_studies_that_no_problem_set_runs_are_found_by_name(scale: str, name: str) -> None:
+@pytest.mark.parametrize("name", NO_DEMO)
+def test_studies_of_models_that_do_not_ship_come_at_the_other_scales(scale: str, name: str) -> None:
     study = find_study(Path(f"{scale}/{name}"))
     assert isinstance(study, Study)
     assert (study.name, study.question[-1]) == (name, "?")
-    assert name not in {s.name for s in studies_of("ddim", scale)}
     for asked in (name, f"demo/{name}.yaml"):
         with pytest.raises(DifflabError, match=f"no study .* at the scale demo; take lab/{name} or paper/{name}"):
             find_study(Path(asked))
@@ -103,6 +104,13 @@ def test_studies_that_no_problem_set_runs_are_found_by_name(scale: str, name: st
 def test_a_classifier_and_its_scale_belong_together(tmp_path: Path, change: str, said: str) -> None:
     with pytest.raises(DifflabError, match=said):
         _read(tmp_path, GOOD.replace("base: {steps", change))
+
+
+def test_all_are_those_that_ship_at_the_scale() -> None:
+    assert problem_sets("all", "paper") == list(PROBLEM_SETS)
+    assert problem_sets("all") == [name for name in PROBLEM_SETS if name != "imagenet"]
+    with pytest.raises(DifflabError, match="take lab/ddim-imagenet or paper/ddim-imagenet"):
+        studies_of("imagenet", "demo")
 
 
 def test_problem_set_takes_changes() -> None:

@@ -136,7 +136,7 @@ def _learn(study: LearningStudy, folder: Path, batch: int, device: str) -> None:
 
 
 def reproduce(
-    problem_set: Annotated[str, typer.Argument(help="ddim, dit, vdm; of the bonuses samplers, coco, ssv2; or all.")],
+    problem_set: Annotated[str, typer.Argument(help="ddim, dit, vdm; of the bonuses samplers, imagenet, coco, ssv2; or all.")],
     scale: Annotated[str, typer.Option(help="demo (what ships), lab (models you trained), paper (official checkpoints).")] = "demo",
     out: Out = None,
     model: Annotated[str | None, typer.Option(help="Another model than the scale's.")] = None,
@@ -156,7 +156,7 @@ def reproduce(
     from difflab.study.run import run_benches
     from difflab.study.store import Store
 
-    names = problem_sets(problem_set)
+    names = problem_sets(problem_set, scale)
     changes = {"model": model, "config": config, "reference": reference, "split": split, "features": features}
     told = {name: value for name, value in changes.items() if value is not None}
     root = out or Path("runs") / (problem_set if scale == "demo" else f"{problem_set}-{scale}")

@@ -36,6 +36,7 @@ _TITLES = {
     "dit": "DiT: a transformer on latents, and what guidance trades",
     "vdm": "VDM: clips, and what steps and frames buy and cost",
     "samplers": "Bonus: how few network calls are enough",
+    "imagenet": "Bonus: ImageNet, with and without a classifier that guides",
     "coco": "Bonus: pictures by captions, and what guidance trades",
     "ssv2": "Bonus: clips by captions",
 }

@@ -17,19 +17,20 @@ PROBLEM_SETS = {
     "dit": ("dit-steps", "dit-cfg"),
     "vdm": ("vdm-steps", "vdm-frames", "vdm-extend"),
     "samplers": ("samplers",),
+    "imagenet": ("ddim-imagenet",),  # no model of it ships, so it comes at the scales lab and paper alone
     "coco": ("dit-text-coco",),
     "ssv2": ("vdm-text-ssv2",),
 }
-# Studies of models that few have: no problem set runs them, and not every scale has them.
-BY_NAME = ("ddim-imagenet",)
 LEARNING = {"dit": ("dit-conditioning",)}  # studies of trainings, which take longer than a demo: their record ships
 SCALES = ("demo", "lab", "paper")
 
 
-def problem_sets(name: str) -> list[str]:
-    """The problem sets that `name` stands for: itself, or all."""
+def problem_sets(name: str, scale: str = "demo") -> list[str]:
+    """The problem sets that `name` stands for: itself, or all that ship at a scale."""
     if name == "all":
-        return list(PROBLEM_SETS)
+        return [
+            one for one, studies in PROBLEM_SETS.items() if all(_place(study, scale).is_file() for study in studies)
+        ]
     if name not in PROBLEM_SETS:
         raise DifflabError(f"problem set {name!r} is not known.{suggest(name, [*PROBLEM_SETS, 'all'])}")
     return [name]
@@ -49,9 +50,9 @@ def studies_of(
 
 def shipped_study(name: str, scale: str, changes: Mapping[str, Any] | None = None) -> Study:
     """One shipped study at a scale. Raises DifflabError where it does not come at that one."""
-    place = _folder() / scale / f"{name}.yaml"
+    place = _place(name, scale)
     if not place.is_file():
-        others = [f"{other}/{name}" for other in SCALES if (_folder() / other / f"{name}.yaml").is_file()]
+        others = [f"{other}/{name}" for other in SCALES if _place(name, other).is_file()]
         raise DifflabError(f"{name}: no study of that name ships at the scale {scale}; take {' or '.join(others)}.")
     return parse_study(place.read_text(encoding="utf-8"), f"{scale}/{name}.yaml", changes)
 
@@ -71,7 +72,7 @@ def find_study(source: Path) -> Study | LearningStudy:
     learning = {name for names in LEARNING.values() for name in names}
     if (name := source.as_posix().removesuffix(".yaml")) in learning:
         return _either((_folder() / "demo" / f"{name}.yaml").read_text(encoding="utf-8"), name)
-    names = [*(name for names in PROBLEM_SETS.values() for name in names), *BY_NAME]
+    names = [name for names in PROBLEM_SETS.values() for name in names]
     shipped = {f"{scale}/{name}": (name, scale) for scale in SCALES for name in names}
     shipped |= {name: (name, "demo") for name in names}
     if (key := source.as_posix().removesuffix(".yaml")) in shipped:
@@ -85,6 +86,10 @@ def _either(text: str, name: str) -> Study | LearningStudy:
     """A study of samples, or of trainings, which says so by its kind."""
     fields = yaml_mapping(text, name, "a study")
     return parse_learning(fields, name) if fields.get("kind") == "learning" else parse_study(text, name)
+
+
+def _place(name: str, scale: str) -> Any:
+    return _folder() / scale / f"{name}.yaml"
 
 
 def _folder() -> Any:
