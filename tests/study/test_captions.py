@@ -12,7 +12,7 @@ from difflab.errors import DifflabError
 from difflab.study.bench import CAPTIONS_SEED, captions_of
 from difflab.study.run import run_study
 from difflab.study.spec import SAID, Study
-from difflab.study.truth import UNSAID, checked
+from difflab.study.truth import UNSAID, checked, spoken_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:FD:UserWarning")
 
@@ -57,8 +57,22 @@ def test_batches_and_a_second_run_change_nothing(result, tmp_path):
     assert cell_bytes(tmp_path).keys() == cell_bytes(result.path).keys()
 
 
-def test_real_scenes_are_what_their_own_captions_say(result):
-    assert result.floors["caption"].value == 1.0
+def test_distances_have_a_floor_of_real_scenes_and_captions_need_none(result):
+    assert result.floors.keys() == {"fid"}
+
+
+def test_a_metric_that_no_caption_tells_is_refused(tmp_path):
+    told = spoken_of(scene_captions(CAPTIONS_SEED, np.arange(2)))
+    untold = next(m for m in ("relation", "caption-two", "caption-one", "place", "background") if m not in told)
+    with pytest.raises(DifflabError, match=f"none of 2 captions tells what the metric '{untold}' looks for"):
+        run_study(study(base={"steps": 2, "count": 2}, metrics=[untold]), tmp_path / "run", device="cpu")
+
+
+def test_captions_speak_of_what_they_name():
+    assert spoken_of(["a small circle"]) == {"caption", "caption-one", "objects", "kind", "size"}
+    two = {"caption", "caption-two", "objects", "kind", "relation", "background"}
+    assert spoken_of(["a circle above a square on a grey background"]) == two
+    assert spoken_of(["a red cross moves up fast"]) == {"caption", "caption-one", "kind", "colour", "speed"}
 
 
 def test_a_caption_decides_the_cell(result, monkeypatch, tmp_path):
@@ -96,13 +110,13 @@ def test_what_does_not_fit_is_refused_in_one_sentence(changes, said, tmp_path):
 
 
 class _Told:
-    """Ten items of three captions each."""
+    """Ten items of three captions each, and five of none."""
 
     def __len__(self) -> int:
-        return 10
+        return 15
 
     def captions_of(self, index: int) -> tuple[str, ...]:
-        return tuple(f"{index} {which}" for which in "abc")
+        return () if index >= 10 else tuple(f"{index} {which}" for which in "abc")
 
 
 def test_captions_of_a_data_set_are_one_of_each_of_some_items_at_random():
@@ -112,5 +126,5 @@ def test_captions_of_a_data_set_are_one_of_each_of_some_items_at_random():
     assert items != sorted(items)
     assert len({caption.split()[1] for caption in told}) > 1
     assert told == captions_of(study(), _Told(), 8)
-    with pytest.raises(DifflabError, match="12 samples need a caption each, but shapes has 10 items"):
+    with pytest.raises(DifflabError, match="12 samples need a caption each, but shapes has 10 items with such"):
         captions_of(study(), _Told(), 12)

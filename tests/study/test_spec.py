@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from difflab.core.names import calls_a_step
 from difflab.errors import DifflabError
@@ -107,7 +108,9 @@ def test_a_classifier_and_its_scale_belong_together(tmp_path: Path, change: str,
 
 
 def test_all_are_those_that_ship_at_the_scale() -> None:
-    assert problem_sets("all", "paper") == list(PROBLEM_SETS)
+    assert problem_sets("all", "paper") == ["ddim", "dit", "vdm"]
+    with pytest.raises(DifflabError, match="scale 'labb' is not known"):
+        problem_sets("all", "labb")
     assert problem_sets("all") == [name for name in PROBLEM_SETS if name != "imagenet"]
     with pytest.raises(DifflabError, match="take lab/ddim-imagenet or paper/ddim-imagenet"):
         studies_of("imagenet", "demo")
@@ -134,6 +137,20 @@ def test_calls_become_the_most_steps_that_they_pay_for(calls: int, sampler: str,
     settings = Settings.model_validate({"sampler": sampler, "calls": calls})
     assert settings.steps == steps
     assert calls_a_step(settings.sampler) * steps - (calls_a_step(settings.sampler) - 1) <= calls
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"base": {"calls": 3}, "axes": {"steps": [2, 20]}},
+        {"base": {"calls": 3, "steps": 2}, "axes": {"seed": [0]}},
+        {"axes": {"calls": [3], "steps": [2]}},
+        {"base": {"calls": 10, "corrector": 0.1}, "axes": {"seed": [0]}},
+    ],
+)
+def test_calls_beside_what_else_decides_them_are_refused(told: dict) -> None:
+    with pytest.raises(ValidationError, match=r"both calls and steps|asks the network besides"):
+        Study.model_validate({"name": "s", "model": "m", "reference": "shapes", **told})
 
 
 def test_calls_are_an_axis_beside_samplers() -> None:

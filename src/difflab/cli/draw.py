@@ -115,7 +115,7 @@ def read_prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
     if given:
         raise DifflabError(f"prompts come from --prompt and from {file}; give one of the two.")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DifflabError(f"{file}: cannot be read; give a text file with a prompt in each line.") from error
     if not lines:

@@ -44,7 +44,12 @@ def score(
         raise DifflabError(f"metric {metric!r} is not known.{suggest(metric, known)}")
     metrics = list(ADM) if metric == "adm" else [metric]
     if metric == "clipscore":
-        found = {metric: score_by_captions(samples, reference, clip=features or CLIP, device=pick_device(None))}
+        if (size, skip_broken, frames, stride, fps) != (None, False, None, 1, None):
+            raise DifflabError(
+                "--size, --skip-broken, --frames, --stride and --fps are not of clipscore; leave them out."
+            )
+        clip = features or CLIP
+        found = {metric: score_by_captions(samples, reference, clip=clip, split=split, device=pick_device(None))}
     else:
         found = measure(
             metrics, samples, reference, features=features, split=split, size=size, skip_broken=skip_broken,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def tune(
     model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
     budget: Annotated[int, typer.Option(help="Network calls a sample; a guided step makes two.")] = 10,
-    reference: Annotated[str, typer.Option(help="What samples are scored against: a data set, folder or statistics.")] = "shapes",
+    reference: Annotated[str | None, typer.Option(help="What samples are scored against: a data set, folder or statistics; what the model was trained on when left out.")] = None,
     count: Annotated[int, typer.Option(min=8, help="Samples of each setting that is among the last few.")] = 1000,
     config: Config = None,
     split: Split = None,
@@ -34,7 +34,7 @@ def tune(
 
     from difflab.cli.draw import bar_to
     from difflab.cli.studies import print_table
-    from difflab.study.record import command
+    from difflab.study.record import CAPTIONS_FILE, command
     from difflab.study.spec import Study
     from difflab.study.tune import REPORT
     from difflab.study.tune import tune as search
@@ -54,8 +54,10 @@ def tune(
     print(f"on {len(REPORT)} other seeds of {count} samples, with 95 % intervals of their mean:")
     for name, one in (("chosen", found.winner), ("usual", found.usual)):
         print(f"  {name}: {_told(one)}: {found.metric} {one.value:.4g} [{one.low:.4g}, {one.high:.4g}]")
-    study = Study(name="tune", model=model, config=config, reference=reference, axes={"seed": [0]})
-    print(f"to sample so: {command(study, found.winner.settings)}")
+    study = Study(name="tune", model=model, config=config, reference=reference or "", axes={"seed": [0]})
+    captions = folder / "report-0" / CAPTIONS_FILE
+    words = command(study, found.winner.settings, told=captions.is_file()).replace(CAPTIONS_FILE, str(captions))
+    print(f"to sample so: {words}")
     print(f"all of it: {shlex.quote(str(folder / 'tuned.json'))}")
 
 

@@ -31,6 +31,7 @@ from difflab.study.measure import SHAPES, Reference, choose_features, open_extra
 from difflab.study.memory import trained_cut, training_data
 from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
+from difflab.study.truth import spoken_of
 from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.clips import Extension, batches_of, blocks_of
 from difflab.zoo.load import load
@@ -90,6 +91,7 @@ class Bench:
     batch: int
     _against: dict[tuple[int | None, View | None], AdmReference] = field(default_factory=dict)
     _warm: set[tuple[int | None, bool]] = field(default_factory=set)
+    _of_length: dict[int | None, Model] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> Model:
@@ -100,7 +102,9 @@ class Bench:
 
     def model_of(self, settings: Settings) -> Model:
         """The model, for clips of the length that a cell asks for, before they are extended."""
-        return self.model.with_frames(settings.frames)
+        if settings.frames not in self._of_length:
+            self._of_length[settings.frames] = self.model.with_frames(settings.frames)
+        return self._of_length[settings.frames]
 
     def frames_of(self, settings: Settings) -> int | None:
         """Frames of a cell's clips; None for pictures."""
@@ -319,7 +323,16 @@ class Bench:
             )
 
     def _truth_is_known(self) -> None:
-        self.truth_known  # noqa: B018
+        if not self.truth_known or not self.captions:
+            return
+        fewest = min(settings.count for settings in self.study.cells())
+        told = spoken_of(self.captions[:fewest])
+        untold = [metric for metric in self.study.metrics if metric in SAID and metric not in told]
+        if untold:
+            raise DifflabError(
+                f"{self.study.name}: none of {fewest} captions tells what the metric {untold[0]!r} looks for; take a "
+                "larger count, or leave it out."
+            )
 
     def _training_is_known(self) -> None:
         if self.study.nearest:
@@ -427,15 +440,19 @@ def captions_of(study: Study, dataset: Dataset | None, count: int) -> tuple[str,
             f"{study.name}: {study.model} draws what captions say, but the reference {study.reference} has none; take "
             "one that does, such as MS-COCO or Something-Something V2."
         )
-    if len(dataset) < count:
-        raise DifflabError(
-            f"{study.name}: {count} samples need a caption each, but {study.reference} has {len(dataset)} items; take "
-            "a smaller count."
-        )
     draw = np.random.default_rng(CAPTIONS_SEED)
-    order, pick = draw.permutation(len(dataset))[:count], draw.random(count)
-    known = [dataset.captions_of(int(index)) for index in order]
-    return tuple(said[int(p * len(said))] if said else "" for said, p in zip(known, pick, strict=True))
+    known: list[tuple[str, ...]] = []
+    for index in draw.permutation(len(dataset)):
+        if len(known) == count:
+            break
+        if said := dataset.captions_of(int(index)):
+            known.append(said)
+    if len(known) < count:
+        raise DifflabError(
+            f"{study.name}: {count} samples need a caption each, but {study.reference} has {len(known)} items with "
+            "such; take a smaller count, or data with captions."
+        )
+    return tuple(said[int(p * len(said))] for said, p in zip(known, draw.random(count), strict=True))
 
 
 def check_truth(

@@ -121,6 +121,7 @@ def _record(model: Model, draw: Draw, n: int, seed: int, chunk: int, extension: 
         "codec": model.codec.passport(),
         "output": [card.prediction, card.variance, card.rounding, card.guided_channels],
         "schedule": card.schedule.model_dump(mode="json"),
+        "text encoder": model.text_encoder.weights_hash() if draw.prompts else None,
         "classifier": None if model.classifier is None else model.classifier.weights_hash,
         "draw": {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(draw).items()},
         "seed": seed,

@@ -26,7 +26,13 @@ SCALES = ("demo", "lab", "paper")
 
 
 def problem_sets(name: str, scale: str = "demo") -> list[str]:
-    """The problem sets that `name` stands for: itself, or all that ship at a scale."""
+    """The problem sets that `name` stands for: itself, or all: the three, and at the demo's scale bonuses that ship.
+
+    Raises DifflabError for an unknown name or scale.
+    """
+    _check_scale(scale)
+    if name == "all" and scale != "demo":  # the bonuses need models and data that few have all of
+        return list(PROBLEM_SETS)[:3]
     if name == "all":
         return [
             one for one, studies in PROBLEM_SETS.items() if all(_place(study, scale).is_file() for study in studies)
@@ -40,12 +46,16 @@ def studies_of(
     problem_set: str, scale: str, changes: Mapping[str, Any] | None = None, count: int | None = None
 ) -> list[Study]:
     """The studies of a problem set at a scale, with top-level fields and the samples a cell replaced if asked to."""
-    if scale not in SCALES:
-        raise DifflabError(f"scale {scale!r} is not known.{suggest(scale, SCALES)}")
+    _check_scale(scale)
     studies = [shipped_study(name, scale, changes) for name in PROBLEM_SETS[problem_set]]
     if count is None:
         return studies
     return [study.model_copy(update={"base": study.base.model_copy(update={"count": count})}) for study in studies]
+
+
+def _check_scale(scale: str) -> None:
+    if scale not in SCALES:
+        raise DifflabError(f"scale {scale!r} is not known.{suggest(scale, SCALES)}")
 
 
 def shipped_study(name: str, scale: str, changes: Mapping[str, Any] | None = None) -> Study:

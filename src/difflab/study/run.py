@@ -38,7 +38,7 @@ from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.memory import nearest_training
 from difflab.study.record import CAPTIONS_FILE, command, machine, metric_names, notes, passport, where
 from difflab.study.result import Difference, Result, Row, Score, Turn, read_result
-from difflab.study.spec import TRUTH, VIEWS, Metric, Settings, Study, View, key_of, read_study
+from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, Study, View, key_of, read_study
 from difflab.study.store import CellStore, Store, read_json
 from difflab.study.truth import UNSAID, checked
 from difflab.zoo.sampling import labels_of
@@ -263,7 +263,8 @@ def _all_floors(bench: Bench) -> _Floors:
     """The floors of a study. Of clips of several lengths only those by the same first frames are common to all."""
     bench.statistics  # noqa: B018 (read here, whether or not a floor can be had)
     lengths = dict.fromkeys(bench.frames_of(settings) for settings in bench.study.cells())
-    metrics = tuple(metric for metric in bench.study.metrics if metric != "clipscore")
+    # Real scenes are all that their own captions say.
+    metrics = tuple(metric for metric in bench.study.metrics if metric != "clipscore" and metric not in SAID)
     if len(lengths) == 1:
         return _Floors(_floors(bench, next(iter(lengths)), metrics), {})
     same = tuple(m for m in metrics if m == "fvd-window")
@@ -454,6 +455,6 @@ def _failed_row(bench: Bench, settings: Settings, message: str) -> Row:
         key=key_of(bench.decides(settings)),
         settings=settings,
         varied=bench.study.varied(settings),
-        command=command(bench.study, settings),
+        command=command(bench.study, settings, told=bool(bench.captions)),
         error=message,
     )

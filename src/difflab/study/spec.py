@@ -95,6 +95,13 @@ class Settings(BaseModel):
         return {**fields, "reconstruction": 1.0} if told else fields
 
     @model_validator(mode="after")
+    def _calls_are_the_samplers(self) -> Settings:
+        if self.calls is not None and (self.corrector or self.extend):
+            more = "corrector" if self.corrector else "extend"
+            raise ValueError(f"calls is {self.calls}, but {more} asks the network besides; tell steps instead of calls")
+        return self
+
+    @model_validator(mode="after")
     def _eta_is_ddims(self) -> Settings:
         if self.eta and self.sampler != "ddim":
             raise ValueError(f"eta is {self.eta:g}, but only the sampler ddim has an eta")
@@ -183,6 +190,15 @@ class Study(BaseModel):
             if len(set(values)) != len(values):
                 raise ValueError(f"axis {name!r} has a value twice")
         return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _calls_or_steps(cls, fields: Any) -> Any:
+        base, axes = (fields.get(name) for name in ("base", "axes")) if isinstance(fields, dict) else (None, None)
+        told = [part for part in (base, axes) if isinstance(part, dict)]
+        if any(part.get("calls") is not None for part in told) and any("steps" in part for part in told):
+            raise ValueError("both calls and steps are told, but steps follow from calls; tell one of them")
+        return fields
 
     @model_validator(mode="after")
     def _what_it_needs_is_told(self) -> Study:

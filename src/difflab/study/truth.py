@@ -43,6 +43,18 @@ def checked(
     return found
 
 
+def spoken_of(captions: Sequence[str]) -> set[str]:
+    """The metrics of captions that at least one of these has a say in."""
+    found = {"caption"}
+    for claim in map(read, captions):
+        found.add("caption-one" if len(claim.things) == 1 else "caption-two")
+        whole = {"relation": claim.relation, "background": claim.background, "speed": claim.speed}
+        found |= {name for name, value in whole.items() if value is not None}
+        found |= {name for thing in claim.things for name, value in vars(thing).items() if value is not None}
+        found |= {"objects"} if claim.direction is None else set()
+    return found
+
+
 def _said(claims: Sequence[Claim], judged: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The aspects, and whether all that each caption says is true."""
     every = np.all([judged[name] != 0 for name in ASPECTS], axis=0).astype(np.int8)

@@ -19,6 +19,7 @@ from difflab import files
 from difflab.core.names import SamplerName, Spacing
 from difflab.errors import DifflabError
 from difflab.study.bench import Shelf, draw_of, open_benches
+from difflab.study.measure import SHAPES
 from difflab.study.result import Result, Row
 from difflab.study.run import Watch, run_benches
 from difflab.study.spec import Metric, Settings, Study, steps_within
@@ -60,14 +61,15 @@ class Tuned:
 
 
 def tune(
-    model: str, budget: int, out: Path, *, reference: str, config: str | None = None, split: str | None = None,
-    features: str | None = None, count: int = 1000, batch: int = 64, device: str | None = None,
-    watch: Watch | None = None,
+    model: str, budget: int, out: Path, *, reference: str | None = None, config: str | None = None,
+    split: str | None = None, features: str | None = None, count: int = 1000, batch: int = 64,
+    device: str | None = None, watch: Watch | None = None,
 ) -> Tuned:  # fmt: skip
     """Search the settings of `model` for the least distance to `reference` with at most `budget` calls a sample.
 
     Args:
-        model, config, reference, split, features: as in a `Study`.
+        model, config, reference, split, features: as in a `Study`; without a reference that is what the model was
+            trained on, where its card says so.
         budget: network calls a sample; a guided step makes two.
         out: folder of the search, in which it goes on.
         count: samples of a candidate, once it is among the last few.
@@ -77,8 +79,15 @@ def tune(
     """
     if budget < 2:
         raise DifflabError(f"the budget is {budget} network calls, but at least 2 are needed.")
+    if count < 2:
+        raise DifflabError(f"count is {count}, but a distance needs at least 2 samples.")
     shelf = Shelf(device or "cpu")
     loaded = shelf.model(model, config)
+    if reference is None:
+        trained = loaded.card.trained_on
+        if "source" not in trained:
+            raise DifflabError(f"{model}: its card does not say what it was trained on; give the reference.")
+        reference, split = trained["source"], split or (None if trained["source"] == SHAPES else trained.get("split"))
     metric: Metric = "fid" if loaded.frames is None else "fvd"
     told: dict[str, Any] = {
         "model": model, "config": config, "reference": reference, "split": split, "features": features,
@@ -95,11 +104,11 @@ def tune(
     screened = _ranked(run("screen", candidates(loaded, budget, max(2, count // _SCREENED))), metric)
     last = [_with(s, seed=CHOOSE, count=count) for s, _ in screened[:_FINALISTS]]
     finalists = _ranked(run("choose", last), metric)
-    if not finalists:
-        raise DifflabError(f"{model}: no setting with {budget} network calls could be drawn; take a larger budget.")
     chosen = [_with(finalists[0][0], count=count), _with(_usual(loaded, budget), count=count)]
     results = run("report", [_with(one, seed=seed) for one in chosen for seed in REPORT])
     rows = [result.rows[0] for result in results]
+    if failed := [row.error for row in rows if row.error]:
+        raise DifflabError(f"{model}: a setting that was to be reported failed: {failed[0]}")
     winner, usual = (_reported(rows[i : i + len(REPORT)], metric) for i in (0, len(REPORT)))
     found = Tuned(results[0].metric_names[metric], finalists, winner, usual)
     files.write_json(out / _FILE, _record(found, budget, count))
@@ -153,8 +162,11 @@ def _with(settings: Settings, **changes: Any) -> Settings:
 
 
 def _ranked(results: Sequence[Result], metric: Metric) -> list[tuple[Settings, float]]:
-    """Settings and their scores, best first; failed ones are left out."""
-    rows = [row for result in results for row in result.rows if not row.error]
+    """Settings and their scores, best first; failed ones are left out. Raises DifflabError where all failed."""
+    every = [row for result in results for row in result.rows]
+    rows = [row for row in every if not row.error]
+    if not rows:
+        raise DifflabError(f"none of {len(every)} settings could be drawn; the first said: {every[0].error}")
     return sorted(((row.settings, row.scores[metric].value) for row in rows), key=lambda pair: pair[1])
 
 
