@@ -219,6 +219,17 @@ def test_names_on_the_second_axis_are_compared_at_each_place_of_the_first(make_r
     )
 
 
+def test_of_many_names_the_best_is_told_at_each_place(make_result):
+    names, values = ["ddim", "ddpm", "heun", "unipc"], {5: (4.0, 9.0, 4.05, 5.0), 20: (2.0, 2.0, 2.0, 1.0)}
+    cells = {(calls, name): v for calls, row in values.items() for name, v in zip(names, row, strict=True)}
+    result = make_result({"calls": [5, 20], "sampler": names}, cells, paired=0.1)
+    assert said(choices(result, "fid")) == (
+        "At 5 calls FD is best with ddim, 4.00 [3.90, 4.10]; heun cannot be told from it; ddpm and unipc are clearly "
+        "worse. At 20 calls FD is best with unipc, 1.00 [0.90, 1.10]; ddim, ddpm and heun are clearly worse."
+    )
+    assert not any("Along" in sentence or sentence.startswith("At sampler") for sentence in findings(result))
+
+
 def test_numbers_on_the_second_axis_are_no_choice(make_result):
     values = {(s, e): 1.0 for s in (5, 10) for e in (0.0, 1.0)}
     assert choices(make_result({"steps": [5, 10], "eta": [0.0, 1.0]}, values), "fid") == []

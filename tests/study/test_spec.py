@@ -143,7 +143,6 @@ def test_calls_become_the_most_steps_that_they_pay_for(calls: int, sampler: str,
     "told",
     [
         {"base": {"calls": 3}, "axes": {"steps": [2, 20]}},
-        {"base": {"calls": 3, "steps": 2}, "axes": {"seed": [0]}},
         {"axes": {"calls": [3], "steps": [2]}},
         {"base": {"calls": 10, "corrector": 0.1}, "axes": {"seed": [0]}},
     ],
@@ -156,6 +155,7 @@ def test_calls_beside_what_else_decides_them_are_refused(told: dict) -> None:
 def test_calls_are_an_axis_beside_samplers() -> None:
     study = Study(name="s", model="m", reference="shapes", axes={"calls": [4, 9], "sampler": ["ddim", "heun"]})
     assert [cell.steps for cell in study.cells()] == [4, 2, 9, 5]
+    assert Study.model_validate(study.model_dump()) == study, "as it is written down and read again"
 
 
 def test_key_ignores_order_and_sees_every_value() -> None:

@@ -26,6 +26,7 @@ from difflab.study.result import Result, Row
 from difflab.study.spec import Metric, Scalar
 
 SMALL_GAIN = 0.10
+_FEW = 3  # names that are compared in pairs, curves that are told one by one
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,8 @@ def contrast(result: Result, metric: Metric, evidence: bool = True) -> str | Non
 
 
 def choices(result: Result, metric: Metric) -> list[str]:
-    """Where each name on the second axis, for example a spacing, is clearly better than another, along the first axis.
+    """Where each name on the second axis, for example a spacing, is clearly better than another, along the first axis;
+    of many names, which is best at each place of it, and which cannot be told from that.
 
     Empty unless the study has exactly two axes, the second of two or more names.
     """
@@ -163,7 +165,27 @@ def choices(result: Result, metric: Metric) -> list[str]:
     if numeric(names):
         return []
     cells = {(row.varied[other], row.varied[along]): row for row in scored(result, metric)}
+    if len(names) > _FEW:
+        return [_best_at(result, metric, along, other, place) for place in result.study.axes[along]]
     return [_choice(result, metric, along, cells, a, b) for a, b in combinations(names, 2)]
+
+
+def _best_at(result: Result, metric: Metric, along: str, other: str, place: Scalar) -> str:
+    """Which name is best at a place, and how the others stand beside it."""
+    rows = [row for row in scored(result, metric) if row.varied[along] == place]
+    if not rows:
+        return f"At {words.setting(along, place)} no setting has a score."
+    top = best(rows, metric)
+    others = [row for row in rows if row.key != top.key]
+    tied = [words.plain(row.varied[other]) for row in others if not compare(result, metric, top, row).clear]
+    worse = [words.plain(row.varied[other]) for row in others if compare(result, metric, top, row).clear]
+    text = (
+        f"At {words.setting(along, place)} {_the(result, metric)} is best with {words.plain(top.varied[other])}, "
+        f"{_score(metric, top)}"
+    )
+    told = [f"{words.listed(tied)} cannot be told from it"] if tied else []
+    told += [f"{words.listed(worse)} {'is' if len(worse) == 1 else 'are'} clearly worse"] if worse else []
+    return f"{'; '.join([text, *told])}."
 
 
 def _choice(
@@ -196,7 +218,10 @@ def _of_metric(result: Result, metric: Metric) -> list[str]:
     sentences += choices(result, metric)
     if not main and len(sentences) > 1:
         return sentences
-    for line in curves(scored(result, metric), first_axis(result)):
+    lines = curves(scored(result, metric), first_axis(result))
+    if len(lines) > _FEW and len(sentences) > 1:
+        return sentences
+    for line in lines:
         sentences.append(trend(result, metric, line))
         if main:
             sentences += _knee_sentence(result, metric, line)

@@ -138,6 +138,8 @@ def setting(name: str, value: Scalar) -> str:
     """One setting in words: "50 steps", "1 step", "eta 0.2", "seed 3"."""
     if name == "steps":
         return f"{plain(value)}\u00a0step{'' if value == 1 else 's'}"
+    if name == "calls":
+        return f"{plain(value)}\u00a0call{'' if value == 1 else 's'}"
     if name in ("frames", "extend") and value is not None:
         return f"{plain(value)}\u00a0frame{'' if value == 1 else 's'}"
     if name == "sampler":
@@ -159,6 +161,7 @@ def axis_title(name: str) -> str:
         "steps": "sampling steps",
         "eta": "eta (0: deterministic, 1: as noisy as DDPM)",
         "count": "samples",
+        "calls": "network calls a sample, at most",
         "guidance": "guidance scale (1: off)",
         "classifier_scale": "scale of the classifier's gradient (0: off)",
         "frames": "frames of a clip",

@@ -196,7 +196,7 @@ class Study(BaseModel):
     def _calls_or_steps(cls, fields: Any) -> Any:
         base, axes = (fields.get(name) for name in ("base", "axes")) if isinstance(fields, dict) else (None, None)
         told = [part for part in (base, axes) if isinstance(part, dict)]
-        if any(part.get("calls") is not None for part in told) and any("steps" in part for part in told):
+        if any(part.get("calls") is not None for part in told) and isinstance(axes, dict) and "steps" in axes:
             raise ValueError("both calls and steps are told, but steps follow from calls; tell one of them")
         return fields
 
