@@ -221,3 +221,11 @@ def test_bonus_chapters_have_answers_that_lead_nowhere_wrong(problem_set, steps_
     assert "References." in text
     for target in re.findall(r'href="#([^"]+)"', text):
         assert f'id="{target}"' in text, target
+
+
+def test_steps_that_follow_from_calls_are_not_told_as_held_fixed(make_result, tmp_path):
+    values = {(calls, name): 1.0 for calls in (4, 9) for name in ("ddim", "heun")}
+    result = make_result({"calls": [4, 9], "sampler": ["ddim", "heun"]}, values)
+    build_report([result], tmp_path / "out", problem_set=None)
+    held = next(line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if "Held fixed" in line)
+    assert "steps" not in held

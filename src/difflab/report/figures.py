@@ -33,6 +33,7 @@ _WIDE_SPAN = 8.0
 _TILE = 96
 _EDGE = 0.36  # inches for the names of rows
 _CAPTION_EDGE, _CAPTION_LETTERS = 1.32, 22  # for captions, and letters of a line of such
+_LEGEND_LETTERS = 62  # that a legend holds in a row
 _DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
 _DISTANCES: tuple[Metric, ...] = (
     "fid",
@@ -372,7 +373,8 @@ def _panel(draw: Callable[[Axes], None]) -> str:
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
         if len(handles) > 1:
-            figure.legend(handles, labels, loc="outside lower right", ncols=4, fontsize=9.5, columnspacing=1.2)
+            columns = max(1, min(4, _LEGEND_LETTERS // (max(map(len, labels)) + 6)))  # 6 for the line before each
+            figure.legend(handles, labels, loc="outside lower right", ncols=columns, fontsize=9.5, columnspacing=1.2)
         return _svg(figure)
 
 

@@ -431,10 +431,13 @@ def _abstract(results: Sequence[Result], learnings: Sequence[Learning]) -> str:
 def _setting(result: Result) -> dict[str, str]:
     study = result.study
     usual = type(study.base)().model_dump()
+    follows = ("steps",) if "calls" in study.axes else ()  # they differ with the sampler
     base = {
         name: value
         for name, value in study.base.model_dump().items()
-        if name not in study.axes and name not in ("count", "seed") and not (name in _QUIET and value == usual[name])
+        if name not in (*study.axes, *follows)
+        and name not in ("count", "seed")
+        and not (name in _QUIET and value == usual[name])
     }
     shown = [words.setting(name, value) for name, value in base.items() if value is not None and value is not False]
     varied = [
