@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "difflab"
-FOUNDATION = {"errors", "files", "precision", "validation"}
+FOUNDATION = {"errors", "files", "hashing", "hub", "precision", "validation"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": set(),
     "precision": set(),
     "validation": set(),
+    "hashing": set(),
+    "hub": set(),
     "core": set(),
     "nets": set(),
     "score": set(),

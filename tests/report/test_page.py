@@ -229,3 +229,13 @@ def test_steps_that_follow_from_calls_are_not_told_as_held_fixed(make_result, tm
     build_report([result], tmp_path / "out", problem_set=None)
     held = next(line for line in (tmp_path / "out" / "report.md").read_text().splitlines() if "Held fixed" in line)
     assert "steps" not in held
+
+
+def test_distribution_is_shown_against_captions(told, tmp_path):
+    rows = [
+        row.model_copy(update={"scores": dict.fromkeys(("fid", "clipscore"), row.scores["caption"])})
+        for row in told.rows
+    ]
+    names = {"fid": "FID", "clipscore": "CLIPScore (a-clip)"}
+    build_report([told.model_copy(update={"rows": rows, "metric_names": names})], tmp_path / "out", problem_set="coco")
+    assert any(path.stem.endswith("fid-clipscore") for path in (tmp_path / "out" / "figures").iterdir())

@@ -149,6 +149,6 @@ def test_mistakes_get_a_sentence(folder, images, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DifflabError, match=r"nobody/nothing: this CLIP model is not in .* cache on this machine"):
         ClipScorer("nobody/nothing")
-    monkeypatch.setattr("difflab.score.clipscore.find_spec", lambda name: None)
+    monkeypatch.setattr("difflab.hub.find_spec", lambda name: None)
     with pytest.raises(DifflabError, match=r"needs transformers, which is not installed; install it with"):
         ClipScorer(str(folder))

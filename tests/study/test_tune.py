@@ -57,3 +57,13 @@ def test_the_winner_is_the_best_of_the_finalists_and_reported_on_other_seeds(par
 def test_a_budget_that_no_sampler_can_keep_is_refused(parts, tmp_path):
     with pytest.raises(DifflabError, match="at least 2 are needed"):
         tune(parts["tiny"], 1, tmp_path, reference="shapes")
+
+
+def test_a_search_opens_its_model_once(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr("difflab.study.tune.SAMPLERS", ("ddim",))
+    monkeypatch.setattr("difflab.study.tune.GRIDS", ("logsnr",))
+    opened = []
+    monkeypatch.setattr("difflab.study.bench.load", lambda *told, **more: (opened.append(told), load(*told, **more))[1])
+    told = {"reference": parts["reference"], "features": parts["tiny-features"], "count": 8, "device": "cpu"}
+    tune(parts["tiny"], 2, tmp_path, **told)
+    assert len(opened) == 1

@@ -9,11 +9,11 @@ import torch
 from difflab.core.noise import SeededNoise
 from difflab.core.sampler import final
 from difflab.errors import DifflabError
+from difflab.hashing import hash_weights
 from difflab.zoo.codec import decode
 from difflab.zoo.families import ScheduleConfig
 from difflab.zoo.model import Model, build_model
 from difflab.zoo.sampling import Draw, sample, sample_batches, seeded_noise, walk
-from difflab.zoo.weights import hash_weights
 
 SHAPE = (3, 8, 8)
 

@@ -368,6 +368,10 @@ def _figures(result: Result, palette: Palette, numbering: _Numbering) -> Iterato
         caption += far if all(real) else ""
         traded = figures.trade_off(result, "recall", "precision", palette)
         yield numbering.add(name, "trade-off", traded, caption, "Precision against recall.")
+    if {"fid", "clipscore"} <= result.metric_names.keys():
+        caption = "Distribution against captions: FD or FID over CLIPScore, both with 95 % intervals."
+        traded = figures.trade_off(result, "clipscore", "fid", palette)
+        yield numbering.add(name, "fid-clipscore", traded, caption, "FID against CLIPScore.")
     main = next(iter(result.metric_names))
     timed = [row for row in scored(result, main) if row.seconds_per_sample > 0]
     if len({row.calls for row in timed}) > 2:  # else the cells cost the same, but for guidance that is on or off

@@ -7,14 +7,9 @@ begin with "A photo depicts ".
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
-from importlib.util import find_spec
-from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +19,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from difflab.errors import DifflabError, first_line
+from difflab.errors import DifflabError
+from difflab.hashing import hash_weights
+from difflab.hub import complete, from_hub, is_hub_id, need, reading
 from difflab.precision import full_precision
 from difflab.score.metrics import interval
 from difflab.score.scores import Score
@@ -32,11 +29,6 @@ from difflab.score.scores import Score
 WEIGHT, PREFIX = 2.5, "A photo depicts "
 _AT_ONCE = 64  # pairs
 _PREPROCESSOR = "preprocessor_config.json"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-class _UnreadableError(DifflabError):
-    """The model is not there, or damaged."""
 
 
 @dataclass(frozen=True)
@@ -94,15 +86,20 @@ class ClipScorer:
 
     def __init__(self, source: str, device: str | torch.device = "cpu", prefix: str = PREFIX) -> None:
         self.source, self.device, self.prefix = source, torch.device(device), prefix
-        _need_transformers(source)
+        need("transformers", source, "CLIPScore")
         path = Path(source).expanduser()
         if path.is_dir():
             self._network, self._tokenizer = _opened(str(path), local_files_only=True)
+        elif is_hub_id(source):
+            self._network, self._tokenizer = from_hub(source, "CLIP model", _opened)
         else:
-            self._network, self._tokenizer = _of_the_hub(source)
+            raise DifflabError(
+                f"{source}: no such folder; give one of transformers that holds a CLIP model, or a hub id such as "
+                "openai/clip-vit-base-patch32."
+            )
         self._network.float().eval().requires_grad_(False).to(device)
         self.preprocessing = _preprocessing(source, path, self._network.config.vision_config.image_size)
-        self._sha256 = _hash_of(self._network)
+        self._sha256 = hash_weights(self._network.state_dict())
 
     def passport(self) -> dict[str, Any]:
         """How it scores, as plain JSON values."""
@@ -174,60 +171,19 @@ def _check_pairs(images: np.ndarray, texts: Sequence[str]) -> None:
         )
 
 
-def _need_transformers(source: str) -> None:
-    if find_spec("transformers") is None:
-        raise DifflabError(
-            f"{source}: CLIPScore needs transformers, which is not installed; install it with "
-            "`pip install 'difflab[latent]'`."
-        )
-
-
-def _of_the_hub(source: str) -> tuple[Any, Any]:
-    if not _HUB_ID.fullmatch(source):
-        raise DifflabError(
-            f"{source}: no such folder; give one of transformers that holds a CLIP model, or a hub id such as "
-            "openai/clip-vit-base-patch32."
-        )
-    with suppress(_UnreadableError):
-        return _opened(source, local_files_only=True)
-    try:
-        return _opened(source)
-    except _UnreadableError as error:
-        raise DifflabError(
-            f"{source}: this CLIP model is not in the Hugging Face hub's cache on this machine, and cannot be fetched "
-            "now; connect to the internet, or give the path of a folder that holds it."
-        ) from error
-
-
 def _opened(source: str, **where: Any) -> tuple[Any, Any]:
     """The CLIPModel and its tokenizer."""
     from transformers import AutoConfig, AutoTokenizer, CLIPModel
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    getLogger("huggingface_hub").setLevel(ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries, to each other
-            config = AutoConfig.from_pretrained(source, **where)
-            if config.model_type != "clip":
-                raise DifflabError(
-                    f"{source}: is of the kind {config.model_type}, but a CLIP model of pictures and text is needed, "
-                    "such as openai/clip-vit-base-patch32."
-                )
-            kind: Any = CLIPModel  # whose annotations leave the second answer out
-            network, found = kind.from_pretrained(source, use_safetensors=True, output_loading_info=True, **where)
-            if found["missing_keys"]:  # transformers would draw them at random
-                raise ValueError(f"the weight {min(found['missing_keys'])} is missing")
-            return network, AutoTokenizer.from_pretrained(source, **where)
-    except DifflabError:
-        raise
-    except Exception as error:  # a damaged file can make the reader raise nearly anything
-        raise _UnreadableError(
-            f"{source}: this CLIP model cannot be read ({first_line(error)[:200]}); give a complete folder of "
-            "transformers with its tokenizer and safetensors, or fetch it again."
-        ) from error
+    whole = "a complete folder of transformers with its tokenizer and safetensors"
+    with reading("transformers", source, "CLIP model", whole):
+        config = AutoConfig.from_pretrained(source, **where)
+        if config.model_type != "clip":
+            raise DifflabError(
+                f"{source}: is of the kind {config.model_type}, but a CLIP model of pictures and text is needed, such "
+                "as openai/clip-vit-base-patch32."
+            )
+        return complete(CLIPModel, source, **where), AutoTokenizer.from_pretrained(source, **where)
 
 
 def _preprocessing(source: str, path: Path, size: int) -> Preprocessing:
@@ -270,12 +226,3 @@ def _fetched(source: str) -> Path | None:
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = cached_file(source, _PREPROCESSOR, **quiet)
     return None if found is None else Path(found)
-
-
-def _hash_of(network: Any) -> str:
-    """Hex SHA-256 over sorted names, shapes and float32 values: the same for every file format they come in."""
-    value, state = sha256(), network.state_dict()
-    for name in sorted(state):
-        tensor = state[name].to("cpu", torch.float32).contiguous()
-        value.update(f"{name}{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
-    return value.hexdigest()

@@ -56,6 +56,11 @@ class Shelf:
     _extractors: dict[str, Extractor] = field(default_factory=dict)
     _clips: dict[str, ClipScorer] = field(default_factory=dict)
 
+    @classmethod
+    def on(cls, device: str | None) -> Shelf:
+        """An empty one on this device; None takes a GPU where there is one."""
+        return cls(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
     def model(self, source: str, config: str | None) -> Model:
         """The model that `difflab.load` gives."""
         if (source, config) not in self._models:
@@ -480,14 +485,16 @@ def check_truth(
         )
 
 
-def open_benches(studies: Sequence[tuple[Study, Store]], *, batch: int = 64, device: str | None = None) -> list[Bench]:
+def open_benches(
+    studies: Sequence[tuple[Study, Store]], *, batch: int = 64, device: str | None = None, shelf: Shelf | None = None
+) -> list[Bench]:
     """A bench for each study and its store, which share what they have in common.
 
-    `device` None takes a GPU where there is one.
+    `device` None takes a GPU where there is one; a `shelf` has what was opened before, and a device of its own.
 
     Raises DifflabError that names everything the studies miss, all at once, before any work starts.
     """
-    shelf = Shelf(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    shelf = shelf or Shelf.on(device)
     benches = [Bench(study, store, shelf, batch) for study, store in studies]
     problems = list(dict.fromkeys(problem for bench in benches for problem in bench.problems()))
     if len(problems) > 1:

@@ -81,7 +81,7 @@ def tune(
         raise DifflabError(f"the budget is {budget} network calls, but at least 2 are needed.")
     if count < 2:
         raise DifflabError(f"count is {count}, but a distance needs at least 2 samples.")
-    shelf = Shelf(device or "cpu")
+    shelf = Shelf.on(device)
     loaded = shelf.model(model, config)
     if reference is None:
         trained = loaded.card.trained_on
@@ -98,7 +98,7 @@ def tune(
     def run(name: str, settings: Sequence[Settings]) -> list[Result]:
         """Studies of single settings, in the order of these."""
         studies = [_study(f"{name}-{number}", one, told) for number, one in enumerate(settings)]
-        benches = open_benches([(study, store) for study in studies], batch=batch, device=device)
+        benches = open_benches([(study, store) for study in studies], batch=batch, shelf=shelf)
         return run_benches(benches, [out / study.name for study in studies], watch=watch)
 
     screened = _ranked(run("screen", candidates(loaded, budget, max(2, count // _SCREENED))), metric)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
-from logging import ERROR, getLogger
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -19,8 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from difflab.errors import DifflabError, first_line, suggest
+from difflab.errors import DifflabError, suggest
 from difflab.files import write_bytes
+from difflab.hashing import hash_weights
+from difflab.hub import from_hub, is_hub_id, need, reading
 from difflab.nets.autoencoder import KLAutoencoder, Posterior
 from difflab.precision import full_precision
 from difflab.validation import validated
@@ -28,10 +26,9 @@ from difflab.zoo.card import CodecConfig
 from difflab.zoo.checkpoint import KEY, plain_tensors
 from difflab.zoo.registry import find, known_autoencoders
 from difflab.zoo.safe import is_safetensors, read_safetensors
-from difflab.zoo.weights import fill, hash_weights
+from difflab.zoo.weights import fill
 
 KIND = "autoencoder"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 Positive = Annotated[int, Gt(0)]
 
 
@@ -189,8 +186,8 @@ def open_autoencoder(source: str, device: str | torch.device = "cpu") -> Autoenc
         return _read_ours(path, device)
     if path.is_dir():
         return _from_folder(path / "vae" if (path / "vae").is_dir() else path, device)
-    if _HUB_ID.fullmatch(source):
-        return _from_hub(source, device)
+    if is_hub_id(source):
+        return from_hub(source, "autoencoder", partial(_from_pretrained, device=device))
     raise DifflabError(
         f"{source}: no such autoencoder; give a folder in the diffusers layout, a hub id such as "
         f"stabilityai/sd-vae-ft-ema, or one of the names here.{suggest(source, known_autoencoders())}"
@@ -231,44 +228,12 @@ def _from_folder(path: Path, device: str | torch.device) -> DiffusersAutoencoder
     return _from_pretrained(str(path), device, local_files_only=True)
 
 
-def _from_hub(source: str, device: str | torch.device) -> DiffusersAutoencoder:
-    _need_diffusers(source)
-    with suppress(DifflabError):
-        return _from_pretrained(source, device, local_files_only=True)
-    try:
-        return _from_pretrained(source, device)
-    except DifflabError as error:
-        raise DifflabError(
-            f"{source}: this autoencoder is not in the Hugging Face hub's cache on this machine, and cannot be fetched "
-            "now; connect to the internet, or give the path of a folder that holds it."
-        ) from error
-
-
-def _need_diffusers(source: str) -> None:
-    if find_spec("diffusers") is None:
-        raise DifflabError(
-            f"{source}: an autoencoder of Stable Diffusion needs diffusers; install it with "
-            "`pip install 'difflab[latent]'`."
-        )
-
-
 def _from_pretrained(source: str, device: str | torch.device, **options: Any) -> DiffusersAutoencoder:
-    _need_diffusers(source)
+    need("diffusers", source, "an autoencoder of Stable Diffusion")
     from diffusers import AutoencoderKL
-    from diffusers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    getLogger("huggingface_hub").setLevel(ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries, to each other
-            network = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32, **options)
-    except Exception as error:  # a damaged file can make the reader raise nearly anything
-        raise DifflabError(
-            f"{source}: this autoencoder cannot be read ({first_line(error)[:200]}); give a complete folder in the "
-            "diffusers layout, or fetch it again."
-        ) from error
+    with reading("diffusers", source, "autoencoder", "a complete folder in the diffusers layout"):
+        network = AutoencoderKL.from_pretrained(source, torch_dtype=torch.float32, **options)
     network.eval().requires_grad_(False)
     return DiffusersAutoencoder(network.to(device, memory_format=torch.channels_last))
 

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from difflab.errors import DifflabError, suggest
+from difflab.hashing import hash_weights
 from difflab.nets.adm import NoisyClassifier
 from difflab.precision import full_precision
 from difflab.zoo.contents import State, shape_of
 from difflab.zoo.registry import find, known_classifiers
 from difflab.zoo.safe import is_safetensors, is_state, read_safetensors, read_torch
-from difflab.zoo.weights import fill, hash_weights
+from difflab.zoo.weights import fill
 
 _HEAD = 64
 _POOL = "out.2.positional_embedding"

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from difflab.core.schedule import Schedule
 from difflab.errors import DifflabError
+from difflab.hashing import hash_weights
 from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.classifier import Classifier
 from difflab.zoo.codec import Codec, LatentCodec, PixelCodec
 from difflab.zoo.families import FAMILIES, Family, UNet3DConfig
 from difflab.zoo.text import TextEncoder, open_text_encoder
-from difflab.zoo.weights import fill, hash_weights
+from difflab.zoo.weights import fill
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
-from logging import ERROR, getLogger
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
@@ -19,8 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import save
 from torch import Tensor
 
-from difflab.errors import DifflabError, first_line, suggest
+from difflab.errors import DifflabError, suggest
 from difflab.files import write_bytes
+from difflab.hashing import hash_weights
+from difflab.hub import complete, from_hub, is_hub_id, need, reading
 from difflab.nets.caption import Caption, pack
 from difflab.nets.text import SmallText
 from difflab.validation import validated
@@ -28,18 +27,14 @@ from difflab.zoo.card import TextConfig
 from difflab.zoo.checkpoint import KEY, plain_tensors
 from difflab.zoo.registry import find, known_text_encoders
 from difflab.zoo.safe import is_safetensors, read_safetensors
-from difflab.zoo.weights import fill, hash_weights
+from difflab.zoo.weights import fill
 
 KIND = "text"
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_WHOLE = "a complete folder of transformers with its tokenizer and safetensors"
 _LONGEST = 120  # tokens that encoders without a limit of their own are given, as PixArt-alpha gives T5
 _AT_ONCE = 256  # captions encoded at a time
 _POOLED = ("bert", "roberta", "xlm-roberta")  # end in a pooling layer
 Positive = Annotated[int, Gt(0)]
-
-
-class _UnreadableError(DifflabError):
-    """What transformers is to read is not there, or damaged."""
 
 
 class TextEncoder(Protocol):
@@ -123,10 +118,14 @@ class SmallTextEncoder:
         longest = 1 + max(len(self.network.words_of(text)) for text in texts)
         _warn_of_cut(self.card.name, longest, self.length)
         numbers = numbers.to(self.network.embedding.weight.device)
-        reading = self.network(numbers)
-        return Caption(reading.mean, reading.tokens, numbers != SmallText.PAD)
+        said = self.network(numbers)
+        return Caption(said.mean, said.tokens, numbers != SmallText.PAD)
 
     def weights_hash(self) -> str:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         return hash_weights(self.network.state_dict())
 
 
@@ -164,6 +163,10 @@ class TransformersEncoder:
         return Caption(vector, said.last_hidden_state, present)
 
     def weights_hash(self) -> str:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> str:
         return hash_weights(self.network.state_dict())
 
 
@@ -232,8 +235,8 @@ def open_text_encoder(source: str, device: str | torch.device = "cpu") -> TextEn
         return _read_ours(path, device)
     if path.is_dir():
         return _from_folder(path, device)
-    if "/" in source and _HUB_ID.fullmatch(source):
-        return _from_hub(source, device)
+    if is_hub_id(source):
+        return from_hub(source, "text encoder", partial(_from_pretrained, device=device))
     raise DifflabError(
         f"{source}: no such text encoder; give a folder of transformers, a hub id such as "
         f"openai/clip-vit-large-patch14, or one of the names here.{suggest(source, known_text_encoders())}"
@@ -269,63 +272,24 @@ def _from_folder(path: Path, device: str | torch.device) -> TransformersEncoder:
     return _from_pretrained(str(path), device, local_files_only=True)
 
 
-def _from_hub(source: str, device: str | torch.device) -> TransformersEncoder:
-    _need_transformers(source)
-    with suppress(_UnreadableError):
-        return _from_pretrained(source, device, local_files_only=True)
-    try:
-        return _from_pretrained(source, device)
-    except _UnreadableError as error:
-        reason = first_line(error.__cause__)[:200] if isinstance(error.__cause__, Exception) else "no details"
-        raise DifflabError(
-            f"{source}: this text encoder is not in the Hugging Face hub's cache on this machine, and cannot be "
-            f"fetched now ({reason}); connect to the internet, or give the path of a folder that holds it."
-        ) from error
-
-
-def _need_transformers(source: str) -> None:
-    if find_spec("transformers") is None:
-        raise DifflabError(
-            f"{source}: a text encoder of transformers needs that library; install it with "
-            "`pip install 'difflab[latent]'`."
-        )
-
-
 def _from_pretrained(
     source: str, device: str | torch.device, part: str = "", words: str = "", **where: Any
 ) -> TransformersEncoder:
-    _need_transformers(source)
+    need("transformers", source, "a text encoder")
     from transformers import AutoConfig, AutoTokenizer
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    getLogger("huggingface_hub").setLevel(ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries, to each other
-            config = AutoConfig.from_pretrained(source, subfolder=part, **where)
-            kind = _text_class(config)
-            if kind is None:
-                raise DifflabError(
-                    f"{source}: is of the kind {config.model_type}, but a text encoder is needed: CLIP, T5, or one "
-                    "of BERT's kin."
-                )
-            # Nothing here reads BERT's pooling layer, and many files do not hold it.
-            options = where | ({"add_pooling_layer": False} if config.model_type in _POOLED else {})
-            network, found = kind.from_pretrained(
-                source, subfolder=part, use_safetensors=True, output_loading_info=True, **options
+    with reading("transformers", source, "text encoder", _WHOLE):
+        config = AutoConfig.from_pretrained(source, subfolder=part, **where)
+        kind = _text_class(config)
+        if kind is None:
+            raise DifflabError(
+                f"{source}: is of the kind {config.model_type}, but a text encoder is needed: CLIP, T5, or one of "
+                "BERT's kin."
             )
-            if found["missing_keys"]:  # transformers would draw them at random
-                raise ValueError(f"the weight {min(found['missing_keys'])} is missing")
-            tokenizer = AutoTokenizer.from_pretrained(source, subfolder=words, **where)
-    except DifflabError:
-        raise
-    except Exception as error:  # a damaged file can make the reader raise nearly anything
-        raise _UnreadableError(
-            f"{source}: this text encoder cannot be read ({first_line(error)[:200]}); give a complete folder of "
-            "transformers with its tokenizer and safetensors, or fetch it again."
-        ) from error
+        # Nothing here reads BERT's pooling layer, and many files do not hold it.
+        options = where | ({"add_pooling_layer": False} if config.model_type in _POOLED else {})
+        network = complete(kind, source, subfolder=part, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, subfolder=words, **where)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"

@@ -1,8 +1,7 @@
-"""State dicts: whether they fit a network, putting them into one, and what identifies them."""
+"""State dicts: whether they fit a network, and putting them into one."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -62,13 +61,3 @@ def check_finite(state: Mapping[str, Tensor], where: str) -> None:
             raise DifflabError(f"{where}: the weight {name} is no plain tensor of real numbers; save it as one.")
         if not torch.isfinite(value.float()).all():
             raise DifflabError(f"{where}: the weight {name} holds NaN or infinite values; the checkpoint is damaged.")
-
-
-def hash_weights(state: Mapping[str, Tensor]) -> str:
-    """Hex SHA-256 over sorted names, shapes and float32 values."""
-    value = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
-        value.update(f"{name}{tuple(tensor.shape)}".encode())
-        value.update(tensor.numpy().tobytes())
-    return value.hexdigest()
