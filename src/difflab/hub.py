@@ -33,7 +33,8 @@ def need(library: str, source: str, what: str) -> None:
     """Raise DifflabError unless the library that opens `source`, which is `what`, is installed."""
     if find_spec(library) is None:
         raise DifflabError(
-            f"{source}: {what} needs {library}, which is not installed; install it with `pip install 'difflab[latent]'`."
+            f"{source}: {what} needs {library}, which is not installed; install it with "
+            "`pip install 'difflab[latent]'`."
         )
 
 
