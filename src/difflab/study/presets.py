@@ -87,8 +87,9 @@ def find_study(source: Path) -> Study | LearningStudy:
     shipped |= {name: (name, "demo") for name in names}
     if (key := source.as_posix().removesuffix(".yaml")) in shipped:
         return shipped_study(*shipped[key])
+    there = [known for known, place in shipped.items() if _place(*place).is_file()]
     raise DifflabError(
-        f"{source}: no such study file, and no shipped study of that name.{suggest(key, {*shipped, *learning})}"
+        f"{source}: no such study file, and no shipped study of that name.{suggest(key, {*there, *learning})}"
     )
 
 
