@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "difflab"
-FOUNDATION = {"errors", "files", "hashing", "hub", "precision", "validation"}
+FOUNDATION = {"devices", "errors", "files", "hashing", "hub", "precision", "validation"}
 
 MAY_IMPORT: dict[str, set[str]] = {
+    "devices": set(),
     "errors": set(),
     "files": set(),
     "precision": set(),

@@ -18,7 +18,7 @@ from PIL import Image
 
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
-from difflab.study import run as module
+from difflab.study import chunks as module
 from difflab.study.result import read_result
 from difflab.study.run import Progress, run_study
 from difflab.study.spec import Study
@@ -264,12 +264,6 @@ def test_a_broken_reference_leaves_no_study_behind(study: Study, tmp_path: Path)
     (folder / "1.png").write_bytes(b"broken")
     with pytest.raises(DifflabError, match=r"1\.png: not a readable image"):
         run_study(study.model_copy(update={"reference": str(folder)}), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_engine_leaves_nothing_behind(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(DifflabError, match="engine 'slurm' is not there"):
-        run_study(study, tmp_path / "run", engine_name="slurm")
     assert not (tmp_path / "run").exists()
 
 

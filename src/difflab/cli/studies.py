@@ -19,15 +19,32 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run a study, see how far it is, or have it explained.", no_args_is_help=True)
 StudyFile = Annotated[Path, typer.Argument(help="STUDY.yaml, or a shipped study: dit-cfg, lab/dit-cfg.")]
-EngineName = Annotated[str, typer.Option("--engine", help="Who runs the cells: local.")]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Who does the work: local, this process; ray, as many as there are.")
+]
+Address = Annotated[
+    str | None, typer.Option(help="Of a Ray cluster: auto, host:6379; RAY_ADDRESS, or one started here, when left out.")
+]
+Workers = Annotated[int | None, typer.Option(help="Of a Ray started here; one for each processor when left out.")]
+Gpus = Annotated[
+    float | None, typer.Option(help="GPUs of each Ray task, such as 0.5; 1 when left out, 0 where there are none.")
+]
 
 
 @app.command("run")
 def run(
-    file: StudyFile, out: Out = None, batch: Batch = 64, device: Device = None, engine: EngineName = "local"
+    file: StudyFile,
+    out: Out = None,
+    batch: Batch = 64,
+    device: Device = None,
+    engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
 ) -> None:
     """Run a study, or go on with one that was stopped, and write its report."""
     from difflab.report.page import build_report
+    from difflab.study.engine import make_engine
     from difflab.study.learning import LearningStudy
     from difflab.study.presets import find_study
     from difflab.study.run import run_study
@@ -37,8 +54,11 @@ def run(
     if isinstance(study, LearningStudy):
         _learn(study, folder, batch, pick_device(device))
         return
-    with _watching(study.name, [study]) as watch:
-        result = run_study(study, folder, batch=batch, device=pick_device(device), engine_name=engine, watch=watch)
+    with (
+        make_engine(engine, address=address, workers=workers, gpus=gpus) as doing,
+        _watching(study.name, [study]) as watch,
+    ):
+        result = run_study(study, folder, batch=batch, device=pick_device(device), engine=doing, watch=watch)
     _print_table(result)
     print(f"report: {build_report([result], folder / 'report', problem_set=None)}")
     _fail_if_cells_failed([result])
@@ -148,10 +168,14 @@ def reproduce(
     batch: Batch = 64,
     device: Device = None,
     engine: EngineName = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
 ) -> None:  # fmt: skip
     """Run a problem set, or all of them, with their studies and written questions, and leave one report."""
     from difflab.report.page import Chapter, build_book
     from difflab.study.bench import open_benches
+    from difflab.study.engine import make_engine
     from difflab.study.presets import problem_sets, recorded, studies_of
     from difflab.study.run import run_benches
     from difflab.study.store import Store
@@ -163,17 +187,18 @@ def reproduce(
     folders = {name: root if len(names) == 1 else root / name for name in names}
     studies = {name: studies_of(name, scale, told, count) for name in names}
     pairs = [(study, Store(folders[name])) for name in names for study in studies[name]]
-    benches = iter(open_benches(pairs, batch=batch, device=pick_device(device)))
     chapters = []
-    for name in names:
-        here = [next(benches) for _ in studies[name]]
-        with _watching(name, studies[name]) as watch:
-            places = [folders[name] / study.name for study in studies[name]]
-            results = run_benches(here, places, engine_name=engine, watch=watch)
-        learnings = recorded(name) if scale == "demo" else []
-        for learning in learnings:  # beside the other results, so that a report made later has them
-            learning.save(folders[name] / learning.study.name)
-        chapters.append(Chapter(name, results, learnings))
+    with make_engine(engine, address=address, workers=workers, gpus=gpus) as doing:
+        benches = iter(open_benches(pairs, batch=batch, device=pick_device(device) if doing.alone else "cpu"))
+        for name in names:
+            here = [next(benches) for _ in studies[name]]
+            with _watching(name, studies[name]) as watch:
+                places = [folders[name] / study.name for study in studies[name]]
+                results = run_benches(here, places, engine=doing, watch=watch)
+            learnings = recorded(name) if scale == "demo" else []
+            for learning in learnings:  # beside the other results, so that a report made later has them
+                learning.save(folders[name] / learning.study.name)
+            chapters.append(Chapter(name, results, learnings))
     print(f"report: {build_book(chapters, root / 'report')}")
     _fail_if_cells_failed([result for chapter in chapters for result in chapter.results])
 

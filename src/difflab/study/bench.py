@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -11,7 +12,6 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import numpy as np
-import torch
 
 from difflab.core.guidance import Guidance
 from difflab.data.captions import clip_captions, scene_captions
@@ -20,6 +20,7 @@ from difflab.data.dataset import Captioned, Dataset
 from difflab.data.excerpts import last_frames, single_frames
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
+from difflab.devices import home
 from difflab.errors import DifflabError
 from difflab.score.adm import POINTWISE, REFERENCE_POINTS
 from difflab.score.adm import Reference as AdmReference
@@ -56,10 +57,14 @@ class Shelf:
     _extractors: dict[str, Extractor] = field(default_factory=dict)
     _clips: dict[str, ClipScorer] = field(default_factory=dict)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrived in another process: what was opened is on its device now, and nobody draws in turn with it."""
+        vars(self).update(state, device=str(home()), run=uuid4().hex)
+
     @classmethod
     def on(cls, device: str | None) -> Shelf:
         """An empty one on this device; None takes a GPU where there is one."""
-        return cls(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(device or str(home()))
 
     def model(self, source: str, config: str | None) -> Model:
         """The model that `difflab.load` gives."""
@@ -94,7 +99,7 @@ class Bench:
     store: Store
     shelf: Shelf
     batch: int
-    _against: dict[tuple[int | None, View | None], AdmReference] = field(default_factory=dict)
+    measured: dict[tuple[int | None, View | None], AdmReference] = field(default_factory=dict)  # see `against_of`
     _warm: set[tuple[int | None, bool]] = field(default_factory=set)
     _of_length: dict[int | None, Model] = field(default_factory=dict)
 
@@ -155,6 +160,11 @@ class Bench:
         """What scores pictures by their captions, where that is asked for."""
         return self.shelf.clip(self.study.clip) if "clipscore" in self.study.metrics else None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What goes along to another process: not the reference, of which workers are told what was measured."""
+        stays = {"reference", "statistics", "against"}
+        return {name: value for name, value in vars(self).items() if name not in stays} | {"measured": {}}
+
     @property
     def extractors(self) -> list[Extractor]:
         """All feature networks that look at the samples."""
@@ -183,13 +193,13 @@ class Bench:
     def against_of(self, frames: int | None, view: View | None = None) -> AdmReference:
         """What clips of so many frames, None for pictures, compare with in a view of them: the statistics, and
         for themselves features of single samples where a metric needs them."""
-        if (frames, view) not in self._against:
+        if (frames, view) not in self.measured:
             reference, cache = self.reference_of(frames, view), self.store.root / "reference"
             extractor = self.extractor_of(view)
             alone = view is not None or not set(POINTWISE) & set(self.study.metrics)
             points = None if alone else reference.points(extractor, REFERENCE_POINTS, cache)
-            self._against[frames, view] = AdmReference(reference.statistics(extractor, cache), points)
-        return self._against[frames, view]
+            self.measured[frames, view] = AdmReference(reference.statistics(extractor, cache), points)
+        return self.measured[frames, view]
 
     @property
     def views(self) -> list[View]:
@@ -398,6 +408,12 @@ class Bench:
         )  # fmt: skip
         next(self.batches(brief, range(min(self.batch, self.study.chunk))))
         self._warm.add((settings.frames, goes_on))
+
+    def work(self, settings: Settings) -> float:
+        """What a sample of a cell costs, on a scale of its own: for putting cells in order, of other models, too."""
+        network = self.model_of(settings).network
+        weights, size = sum(p.numel() for p in network.parameters()), math.prod(self.model_of(settings).shape)
+        return float(weights * size * self.calls(settings) * (1 if settings.guidance == 1.0 else 2))
 
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell. Raises DifflabError for an extension that the model cannot make."""

@@ -1,15 +1,30 @@
-"""Engines do the tasks of a study. The local one is a loop in this process; others run the same function elsewhere."""
+"""Engines do the tasks of a study. The local one is a loop in this process; `cluster.Ray` runs them elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from difflab.errors import DifflabError, first_line
+from difflab.errors import DifflabError, first_line, suggest
 
-Task = TypeVar("Task")
+Task = TypeVar("Task", bound="Demanding")
 Answer = TypeVar("Answer")
+
+
+class Demanding(Protocol):
+    """What a task says of itself: how many bytes of memory it needs, 0 where that is not known."""
+
+    @property
+    def memory(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Done(Generic[Task, Answer]):
+    """A task and its answer."""
+
+    task: Task
+    answer: Answer
 
 
 @dataclass(frozen=True)
@@ -21,33 +36,71 @@ class Failure(Generic[Task]):
 
 
 class Engine(Protocol):
-    """Maps a function over tasks, in order; a failure is an answer, not an end.
+    """Maps `run(*given, task)` over tasks; a failure is an answer, not an end.
 
     Tasks are taken from the iterable as they come up, so the caller may leave out what a failure has made useless.
+    `given` is what tasks have in common, such as models: it is brought to whoever works once, not with every task.
+    Used as a context, which ends what the engine has started.
     """
 
-    def map(self, run: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer | Failure[Task]]: ...
+    alone: bool  # whether one task runs at a time, in the order of the tasks
+
+    def map(
+        self, run: Callable[..., Answer], tasks: Iterable[Task], *given: Any
+    ) -> Iterator[Done[Task, Answer] | Failure[Task]]: ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *raised: object) -> None: ...
 
 
 class Local:
     """One task after the other, in this process."""
 
-    def map(self, run: Callable[[Task], Answer], tasks: Iterable[Task]) -> Iterator[Answer | Failure[Task]]:
-        """Answers in the order of the tasks. A full disk ends the study: every later task would fail alike."""
+    alone = True
+
+    def map(
+        self, run: Callable[..., Answer], tasks: Iterable[Task], *given: Any
+    ) -> Iterator[Done[Task, Answer] | Failure[Task]]:
+        """Answers in the order of the tasks."""
         for task in tasks:
-            try:
-                yield run(task)
-            except DifflabError:
-                raise
-            except (RuntimeError, ArithmeticError, MemoryError) as error:
-                yield Failure(task, f"{type(error).__name__}: {first_line(error)}")
+            yield attempt(run, task, given)
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        pass
 
 
-ENGINES: dict[str, type[Local]] = {"local": Local}
+def attempt(run: Callable[..., Answer], task: Task, given: Iterable[Any]) -> Done[Task, Answer] | Failure[Task]:
+    """The answer to a task, or its failure. A DifflabError, such as of a full disk, is raised: every later task would
+    fail alike."""
+    try:
+        return Done(task, run(*given, task))
+    except DifflabError:
+        raise
+    except (RuntimeError, ArithmeticError, MemoryError) as error:
+        return Failure(task, f"{type(error).__name__}: {first_line(error)}")
 
 
-def engine(name: str) -> Engine:
-    """The engine called `name`; raises DifflabError for an unknown one."""
+ENGINES = ("local", "ray")
+
+
+def make_engine(
+    name: str, *, address: str | None = None, workers: int | None = None, gpus: float | None = None
+) -> Engine:
+    """The engine called `name`; see `cluster.Ray` for the rest, which is its own.
+
+    Raises DifflabError for an unknown one, and for what it does not take.
+    """
     if name not in ENGINES:
-        raise DifflabError(f"engine {name!r} is not there; this version runs studies with the engine local.")
-    return ENGINES[name]()
+        raise DifflabError(f"engine {name!r} is not there; choose {' or '.join(ENGINES)}.{suggest(name, ENGINES)}")
+    if name == "local":
+        told = {"address": address, "workers": workers, "gpus": gpus}
+        if odd := [option for option, value in told.items() if value is not None]:
+            raise DifflabError(f"{odd[0]} is told, but the engine local runs in this process; add --engine ray.")
+        return Local()
+    from difflab.study.cluster import Ray
+
+    return Ray(address=address, workers=workers, gpus=gpus)

@@ -20,7 +20,6 @@ from difflab.study.bench import Bench, draw_of
 from difflab.study.measure import SHAPES
 from difflab.study.result import Row
 from difflab.study.spec import SAID, Metric, Settings, Study
-from difflab.study.store import CellStore
 from difflab.zoo.sampling import grid_note
 
 CAPTIONS_FILE = "captions.txt"  # in a study's folder: what its samples are asked to be, one a line
@@ -182,7 +181,7 @@ def _places(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _chunks(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    cells = [CellStore(bench.store.root / "cells" / row.key) for row in rows if not row.error]
+    cells = [bench.store.at(row.key) for row in rows if not row.error]
     return [chunk for cell in cells for chunk in cell.timings()]
 
 

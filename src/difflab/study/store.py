@@ -72,6 +72,10 @@ class CellStore:
         """Whether chunk `index` is complete."""
         return self._chunk(index).exists()
 
+    def drawn(self) -> set[int]:
+        """The numbers of the chunks that are complete."""
+        return {int(path.stem.removeprefix("chunk-")) for path in self.path.glob("chunk-*.npz")}
+
     def put_chunk(self, index: int, arrays: Mapping[str, np.ndarray], timing: Mapping[str, Any]) -> None:
         """Write a chunk. Its timing goes first, so that a chunk that is there always has one."""
         files.write_json(self._chunk(index).with_suffix(".json"), timing)
@@ -139,4 +143,8 @@ class Store:
 
     def cell(self, decides: Mapping[str, Any]) -> CellStore:
         """The folder of the cell with these deciding facts."""
-        return CellStore(self.root / "cells" / key_of(decides))
+        return self.at(key_of(decides))
+
+    def at(self, key: str) -> CellStore:
+        """The folder of the cell with this key."""
+        return CellStore(self.root / "cells" / key)
