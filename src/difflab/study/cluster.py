@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +20,7 @@ from difflab.study.engine import Answer, Done, Failure, Task, attempt
 
 try:
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 except ModuleNotFoundError as error:
     raise DifflabError("the engine ray needs ray, which is not installed; install difflab[ray].") from error
 
@@ -26,6 +28,7 @@ from difflab.study.travel import pack, unpack
 
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _AHEAD = 2  # tasks handed over for each that can run: the next one is there when a worker becomes free
+_KNOWN_FOR = 5.0  # seconds
 _RETRIES = 20  # of a task whose worker or machine died; one that kills every worker must end some time
 
 Sent = tuple[str, list["ray.ObjectRef[Any]"]]  # a name of its own, and where Ray keeps it, which in a list stays there
@@ -55,12 +58,11 @@ class Ray:
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(where, workers)
-        have = ray.cluster_resources()
-        self.gpus = gpus if gpus is not None else float(have.get("GPU", 0) >= 1)
-        if self.gpus > have.get("GPU", 0):
-            raise DifflabError(
-                f"gpus is {self.gpus:g}, but the cluster has {have.get('GPU', 0):g}; ask for fewer, or add machines."
-            )
+        self._known: tuple[float, _Resources] | None = None
+        there = self._have().gpus
+        self.gpus = gpus if gpus is not None else float(there >= 1)
+        if self.gpus > there:
+            raise DifflabError(f"gpus is {self.gpus:g}, but the cluster has {there:g}; ask for fewer, or add machines.")
         self._sent: dict[int, tuple[Any, Sent]] = {}  # by id; what was sent is kept, so that no other gets its id
 
     def map(
@@ -96,7 +98,7 @@ class Ray:
         return self._sent[id(part)][1]
 
     def _start(self, run: Callable[..., Answer], sent: list[Sent], task: Task) -> ray.ObjectRef[Any]:
-        if task.memory > (most := max(node["Resources"].get("memory", 0.0) for node in ray.nodes() if node["Alive"])):
+        if task.memory > (most := self._have().memory):
             raise DifflabError(
                 f"a task needs about {task.memory / 1e9:.1f} GB, but the largest machine of the cluster gives "
                 f"{most / 1e9:.1f}; take a smaller --batch, or larger machines."
@@ -109,17 +111,42 @@ class Ray:
             answer = ray.get(done)
         except RayTaskError as error:  # what no task may raise is a fault of ours: show where
             raise error.as_instanceof_cause() from None
-        except RayError as error:  # its worker died, again and again
+        except (WorkerCrashedError, OutOfMemoryError) as error:  # whoever works on it dies, again and again
             return Failure(task, f"{type(error).__name__}: {first_line(error)}")
+        except RayError as error:
+            raise DifflabError(
+                f"Ray has ended ({type(error).__name__}: {first_line(error).rstrip('.')}); what was finished is in the "
+                "store, repeat the command to go on."
+            ) from error
         if isinstance(answer, _End):
             raise DifflabError(answer.message)
         return answer
 
     def _room(self) -> int:
-        """How many tasks may be under way: a cluster may grow and shrink meanwhile."""
-        have = ray.cluster_resources()
-        fit = have.get("GPU", 0.0) / self.gpus if self.gpus else have.get("CPU", 0.0)
-        return max(1, int(fit)) * _AHEAD
+        """How many tasks may be under way."""
+        have = self._have()
+        return max(1, int(have.gpus / self.gpus if self.gpus else have.cpus)) * _AHEAD
+
+    def _have(self) -> _Resources:
+        """What the cluster has, which may grow and shrink meanwhile; asked for now and then, not with every task."""
+        if self._known is None or time.monotonic() > self._known[0] + _KNOWN_FOR:
+            self._known = time.monotonic(), _Resources.of_cluster()
+        return self._known[1]
+
+
+@dataclass(frozen=True)
+class _Resources:
+    """Processors and GPUs of a cluster, and the bytes of memory of its largest machine."""
+
+    cpus: float
+    gpus: float
+    memory: float
+
+    @classmethod
+    def of_cluster(cls) -> _Resources:
+        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
+        return cls(cpus, gpus, max((node.get("memory", 0.0) for node in alive), default=0.0))
 
 
 class _End:
