@@ -20,6 +20,7 @@ from pathlib import Path
 import yaml
 
 TARGETS = ("worker", "raylet", "driver")
+_EARLY = 0.2  # share of kills that do not wait for a first chunk: while Ray starts, models open, the reference is read
 _PATIENCE = 120.0  # seconds in which a driver must have noticed that its raylet is gone
 
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--count", type=int, default=4000, help="samples a cell")
-    parser.add_argument("--longest", type=float, default=20.0, help="seconds between kills, at most")
+    parser.add_argument("--longest", type=float, default=5.0, help="seconds to a kill from the next chunk on, at most")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -60,6 +61,8 @@ def _kill_until_done(study: Path, out: Path, draw: random.Random, options: argpa
         driver = subprocess.Popen(_command(study, out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         while driver.poll() is None and sum(killed.values()) < options.kills:
             target = draw.choice(TARGETS)
+            if not (draw.random() < _EARLY or _begins(driver, out)):
+                break
             if not _wait(driver, draw.uniform(0.0, options.longest)):
                 break
             if (pid := _find(driver.pid, target)) is None:
@@ -79,6 +82,15 @@ def _kill_until_done(study: Path, out: Path, draw: random.Random, options: argpa
         )
         if sum(killed.values()) >= options.kills and driver.returncode not in (-9, 1):
             raise SystemExit(said)
+
+
+def _begins(driver: subprocess.Popen[str], out: Path) -> bool:
+    """Wait until one more chunk is there; whether the driver still runs then."""
+    before = len(list(out.glob("cells/*/chunk-*.npz")))
+    while len(list(out.glob("cells/*/chunk-*.npz"))) == before:
+        if not _wait(driver, 0.1):
+            return False
+    return True
 
 
 def _wait(driver: subprocess.Popen[str], seconds: float) -> bool:

@@ -187,8 +187,7 @@ def _connect(where: str, workers: int | None) -> None:
             ray.init(where, num_cpus=workers or os.cpu_count(), include_dashboard=False, **_QUIET)
         else:
             ray.init(where, **_QUIET)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise DifflabError(
-            f"{where}: no Ray cluster answers there ({first_line(error)}); start one with `ray start --head`, or leave "
-            "--address out."
-        ) from error
+    except Exception as error:  # ray raises nothing more exact where a machine does not come up in time
+        what = "Ray did not start here" if where == "local" else f"{where}: no Ray cluster answers there"
+        do = "run this again" if where == "local" else "start one with `ray start --head`, or leave --address out"
+        raise DifflabError(f"{what} ({first_line(error)}); {do}.") from error
