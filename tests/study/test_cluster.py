@@ -20,6 +20,7 @@ import yaml
 pytest.importorskip("ray", reason="the engine ray needs ray")
 
 from ray import cloudpickle
+from ray.cluster_utils import Cluster
 
 from difflab.core.noise import SeededNoise
 from difflab.errors import DifflabError
@@ -37,6 +38,12 @@ assert _spec.loader is not None
 _conftest = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_conftest)
 cell_bytes = _conftest.cell_bytes
+
+_spec = importlib.util.spec_from_file_location("kills", Path(__file__).parents[2] / "benchmarks" / "kills.py")
+assert _spec is not None
+assert _spec.loader is not None
+_kills = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_kills)
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +208,62 @@ def test_chunks_of_any_size_have_the_same_samples(study: Study, tmp_path: Path, 
         np.testing.assert_allclose(values, scores, rtol=1e-6)
     starts = [SeededNoise(0, rows, (3, 16, 16)).draw(0) for rows in (range(24), range(10), range(10, 24))]
     assert torch.equal(starts[0], torch.cat(starts[1:]))
+
+
+def _until(driver: subprocess.Popen, out: Path, chunks: int) -> None:
+    """Wait for so many chunks, of a driver that must not end before."""
+    while len(list(out.glob("cells/*/chunk-*.npz"))) < chunks:
+        assert driver.poll() is None
+        time.sleep(0.05)
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(study: Study, tmp_path: Path) -> None:
+    """A worker, the driver, the raylet; nothing that was there is written again."""
+    longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 90}), "chunk": 3})
+    longer = longer.model_copy(update={"axes": {"steps": [40, 60]}})
+    path, out = tmp_path / "study.yaml", tmp_path / "killed"
+    path.write_text(yaml.safe_dump(longer.model_dump(mode="json", exclude_none=True)))
+    words = [sys.executable, "-m", "difflab", "study", "run", str(path), "--out", str(out), "--engine", "ray"]
+    command = [*words, "--workers", "2", "--batch", "3"]
+    for target, chunks in (("worker", 2), ("driver", 12), ("raylet", 25)):
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        _until(driver, out, chunks)
+        before = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/chunk-*.npz")}
+        pid = _kills._find(driver.pid, target)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        if target == "worker":
+            _until(driver, out, chunks + 4)  # it goes on with another one
+            driver.kill()
+        said = driver.communicate(timeout=120)[1]
+        if target == "raylet":
+            assert "Ray has ended" in said
+            assert driver.returncode == 2
+        assert before == {p: p.stat().st_mtime_ns for p in before}
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in before}
+    run_study(longer, tmp_path / "whole", device="cpu", batch=3)
+    assert cell_bytes(out) == cell_bytes(tmp_path / "whole")
+
+
+def test_a_machine_that_dies_is_done_without(study: Study, tmp_path: Path) -> None:
+    """Three machines, one of them for the driver; one of the two that work dies under its tasks."""
+    longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 60}), "chunk": 3})
+    longer = longer.model_copy(update={"axes": {"steps": [40, 60]}})
+    path, out = tmp_path / "study.yaml", tmp_path / "out"
+    path.write_text(yaml.safe_dump(longer.model_dump(mode="json", exclude_none=True)))
+    machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        one, _ = machines.add_node(num_cpus=1), machines.add_node(num_cpus=1)
+        words = [sys.executable, "-m", "difflab", "study", "run", str(path), "--out", str(out), "--batch", "3"]
+        command = [*words, "--engine", "ray", "--address", machines.address]
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        _until(driver, out, 4)
+        machines.remove_node(one, allow_graceful=False)
+        said = driver.communicate(timeout=240)[1]
+    finally:
+        machines.shutdown()
+    assert driver.returncode == 0, said
+    run_study(longer, tmp_path / "whole", device="cpu", batch=3)
+    assert cell_bytes(out) == cell_bytes(tmp_path / "whole")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.study.bench import Bench, open_benches
 from difflab.study.chunks import Chunk, chunks_in_turn, draw, longest_first
-from difflab.study.engine import Engine, Failure, Local
+from difflab.study.engine import Engine, Failure, Local, make_engine
 from difflab.study.record import CAPTIONS_FILE, command, metric_names, notes, passport, where
 from difflab.study.result import Result, Row, read_result
 from difflab.study.scoring import Real, ToRead, ToScore, differences, look_at_reference, score
@@ -47,7 +48,7 @@ def run_study(
     store: Store | None = None,
     batch: int = 64,
     device: str | None = None,
-    engine: Engine | None = None,
+    engine: Engine | str = "local",
     watch: Watch | None = None,
 ) -> Result:
     """Run a study, or go on with one that was killed, and return its numbers.
@@ -59,16 +60,16 @@ def run_study(
         batch: samples drawn at a time; decides speed and memory, and the numbers only in their last digits.
         device: `cpu`, `cuda`, ..; None takes a GPU where there is one. With another engine than the local one, whose
             workers have their own, models are opened on the CPU here.
-        engine: who does the work, see `engine.make_engine`; this process when left out.
+        engine: who does the work, by name, or one of `engine.make_engine`, which goes on to be of use.
         watch: is told after every chunk.
 
     Raises DifflabError for whatever is missing or wrong, before any work starts.
     """
     study = study if isinstance(study, Study) else read_study(Path(study))
     folder = Path(out) if out is not None else Path("runs") / study.name
-    worker = engine or Local()
-    benches = open_benches([(study, store or Store(folder))], batch=batch, device=device if worker.alone else "cpu")
-    return run_benches(benches, [folder], engine=worker, watch=watch)[0]
+    with make_engine(engine) if isinstance(engine, str) else nullcontext(engine) as worker:
+        benches = open_benches([(study, store or Store(folder))], batch=batch, device=device if worker.alone else "cpu")
+        return run_benches(benches, [folder], engine=worker, watch=watch)[0]
 
 
 def run_benches(
