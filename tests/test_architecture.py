@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "difflab"
-FOUNDATION = {"errors", "files", "hashing", "hub", "precision", "validation"}
+FOUNDATION = {"errors", "files", "hashing", "hub", "places", "precision", "validation"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": set(),
     "hashing": set(),
     "hub": set(),
+    "places": set(),
     "core": set(),
     "nets": set(),
     "score": set(),

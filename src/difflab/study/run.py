@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, zip_longest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from difflab.data.shapes import sample_scenes
 from difflab.data.shapes_clips import sample_motions
 from difflab.data.sources import is_place
 from difflab.errors import DifflabError
+from difflab.places import Place, place
 from difflab.score.adm import Suite
 from difflab.score.clipscore import clipscore
 from difflab.score.extractors import Taps, joined
@@ -74,8 +74,8 @@ Watch = Callable[[Progress], None]
 
 
 def run_study(
-    study: Study | str | Path,
-    out: str | Path | None = None,
+    study: Study | str | Place,
+    out: str | Place | None = None,
     *,
     store: Store | None = None,
     batch: int = 64,
@@ -87,7 +87,7 @@ def run_study(
 
     Args:
         study: a `Study`, or the path of its YAML file.
-        out: its folder; runs/<name> when left out.
+        out: its folder, on this machine or in an object store (`s3://bucket/run`); runs/<name> when left out.
         store: where cells are kept, when several studies share them; `out` when left out.
         batch: samples drawn at a time; decides speed and memory, and the numbers only in their last digits.
         device: `cpu`, `cuda`, ..; None takes a GPU where there is one.
@@ -96,22 +96,23 @@ def run_study(
 
     Raises DifflabError for whatever is missing or wrong, before any work starts.
     """
-    study = study if isinstance(study, Study) else read_study(Path(study))
-    folder = Path(out) if out is not None else Path("runs") / study.name
+    study = study if isinstance(study, Study) else read_study(place(study))
+    folder = place(out if out is not None else f"runs/{study.name}")
     benches = open_benches([(study, store or Store(folder))], batch=batch, device=device)
     return run_benches(benches, [folder], engine_name=engine_name, watch=watch)[0]
 
 
 def run_benches(
-    benches: Sequence[Bench], folders: Sequence[Path], *, engine_name: str = "local", watch: Watch | None = None
+    benches: Sequence[Bench], folders: Sequence[Place], *, engine_name: str = "local", watch: Watch | None = None
 ) -> list[Result]:
     """Run the studies of benches that were checked, each with a folder for its record; see `run_study`."""
     tell, worker = watch or (lambda progress: None), engine(engine_name)
     for bench, folder in zip(benches, folders, strict=True):
         if is_place(bench.study.reference, folder):
             raise DifflabError(f"{folder}: this is the study's reference; choose another folder for the results.")
-        if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
+        if files.exists(folder / STUDY_FILE) and (other := read_study(folder / STUDY_FILE).name) != bench.study.name:
             raise DifflabError(f"{folder}: holds the study {other}, not {bench.study.name}; choose another folder.")
+        files.check_writable(folder / STUDY_FILE)
     floors = [_all_floors(bench) for bench in benches]  # a broken reference should be known before anything is drawn
     for bench, folder in zip(benches, folders, strict=True):
         fields = bench.study.model_dump(mode="json", exclude_none=True)
@@ -289,7 +290,7 @@ def _floors(bench: Bench, frames: int | None, metrics: tuple[Metric, ...]) -> di
     }  # fmt: skip
     made_by = _measured_by(bench, reference.frames) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floors-{key_of(made_by)}.json"
-    if not path.exists():
+    if not files.exists(path):
         sets = [_scores_of_real(bench, reference.frames, dataset, rows, metrics) for rows in order]
         files.write_json(path, {m: _over_sets([scores[m] for scores in sets]).model_dump() for m in metrics})
     found = read_json(path)
