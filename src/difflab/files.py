@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from difflab.errors import DifflabError, first_line
+from difflab.errors import DifflabError
 from difflab.places import Place, place
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ T = TypeVar("T")
 PATIENCE = 60.0  # seconds that a store is waited for
 _WAITS = (0.5, 8.0)  # seconds before it is tried again: at first, and at most
 _BLOCK = 1 << 20
-_FETCHED = 4 << 20  # bytes of a remote file that are read at a time
+_FETCHED = 2 << 20  # bytes of a remote file that are fetched ahead: fewer are more requests, more are for nothing
 
 # What a disk says while the network is away, and a store while it is down.
 _PASSING = {getattr(errno, name) for name in (
@@ -81,8 +81,8 @@ def check_writable(path: Place) -> None:
     """Raise DifflabError where `path` could not be written; nothing is left there, nor are folders made."""
     if not isinstance(path, Path):
         probe = path.with_name(f".{path.name}.probe")
-        write_bytes(probe, b"")
-        patient(lambda: _remove(probe), probe)
+        patient(lambda: _write(probe, b""), path)
+        patient(lambda: _remove(probe), path)
         return
     there = next(folder for folder in path.absolute().parents if folder.exists())
     with explained(path), _taking_files(path), tempfile.TemporaryFile(dir=there):
@@ -165,7 +165,8 @@ def _write(path: Place, content: bytes) -> None:
     try:
         path.fs.pipe_file(path.path, content)  # `path.open` might show an empty object for a while
     except FileNotFoundError as error:
-        raise DifflabError(f"{path}: there is no such bucket; make it, or choose another place.") from error
+        bucket = f"{path.protocol}://{path.drive}"
+        raise DifflabError(f"{bucket}: there is no such bucket; make it, or choose another place.") from error
 
 
 def read_bytes(path: Place) -> bytes:
@@ -259,7 +260,7 @@ def _refusal(path: UPath, error: Exception) -> str:
 
 
 def _said(error: Exception) -> str:
-    return (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
+    return " ".join((getattr(error, "strerror", None) or str(error) or "no details").split())[:200].rstrip(".")
 
 
 def write_text(path: Place, text: str) -> None:

@@ -40,6 +40,8 @@ def _undamaged(path: Place) -> Iterator[None]:
         yield
     except DifflabError:  # it cannot be read now, which says nothing of the file
         raise
+    except PermissionError as error:
+        raise DifflabError(f"{path}: no permission to read this; change its rights.") from error
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DifflabError(f"{path}: this file of a study is damaged; delete it and run the study again.") from error
 
