@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +129,7 @@ def test_a_study_in_a_store_is_the_one_on_a_disk(small: Study, tmp_path: Path, r
     assert cell_bytes(root).items() >= begun.items()
     assert there.path == root
     assert read_result(root, root) == there
+    assert json.loads(there.model_dump_json())["root"] == str(root)
     assert files.names(root) == {"study.yaml", "results.json", "cells", "reference"}
 
     page = build_book(load_chapters(root), root / "report")
@@ -215,13 +216,11 @@ def test_a_server_that_stays_away_ends_the_study_which_goes_on_later(
         if progress.done >= 20:
             s3.stop()
 
-    begin = time.monotonic()
     sentence = (
         r"^s3://bucket/run/cells/.*: the store has refused this for 1 s \(Could not connect .*\); once it does not"
     )
     with pytest.warns(UserWarning, match="for now"), pytest.raises(DifflabError, match=sentence) as raised:
         run_study(small, "s3://bucket/run", watch=away)
-    assert time.monotonic() - begin < 20
     assert "\n" not in str(raised.value)
     s3.start()
     begun = cell_bytes(place("s3://bucket/run"))
