@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "difflab"
-FOUNDATION = {"devices", "errors", "files", "hashing", "hub", "precision", "validation"}
+FOUNDATION = {"devices", "errors", "files", "hashing", "hub", "places", "precision", "validation"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "devices": set(),
@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "validation": set(),
     "hashing": set(),
     "hub": set(),
+    "places": set(),
     "core": set(),
     "nets": set(),
     "score": set(),

@@ -182,10 +182,13 @@ def test_what_arrives_is_on_the_device_there(monkeypatch: pytest.MonkeyPatch) ->
     assert {p.device.type for p in there.network.parameters()} == {"meta"}
 
 
-def test_numbers_are_those_of_the_local_engine(study: Study, tmp_path: Path, engine: Ray) -> None:
+def test_numbers_are_those_of_the_local_engine(
+    study: Study, tmp_path: Path, engine: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = run_study(study, tmp_path / "here", device="cpu", batch=10)
     seen: list[Progress] = []
-    there = run_study(study, tmp_path / "there", batch=10, engine=engine, watch=seen.append)
+    monkeypatch.chdir(tmp_path)  # where workers find relative paths, too
+    there = run_study(study, "there", batch=10, engine=engine, watch=seen.append)
     assert [(row.key, row.scores) for row in there.rows] == [(row.key, row.scores) for row in here.rows]
     assert there.differences == here.differences
     assert there.floors == here.floors

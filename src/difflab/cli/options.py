@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
@@ -25,7 +24,7 @@ Frames = Annotated[
 ]
 Stride = Annotated[int, typer.Option(min=1, help="Take every STRIDE-th frame of a film.")]
 Fps = Annotated[float | None, typer.Option(help="Bring films to so many frames a second before that.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results.")]
+Out = Annotated[str | None, typer.Option(metavar="DIR", help="Folder for the results, on this machine or in an object store, as s3://bucket/run.")]  # fmt: skip
 
 
 def one_of(names: Any) -> str:

@@ -43,6 +43,7 @@ def run(
     gpus: Gpus = None,
 ) -> None:
     """Run a study, or go on with one that was stopped, and write its report."""
+    from difflab.places import local, place
     from difflab.report.page import build_report
     from difflab.study.engine import make_engine
     from difflab.study.learning import LearningStudy
@@ -50,9 +51,9 @@ def run(
     from difflab.study.run import run_study
 
     study = find_study(file)
-    folder = out or Path("runs") / study.name
+    folder = place(f"runs/{study.name}" if out is None else out)
     if isinstance(study, LearningStudy):
-        _learn(study, folder, batch, pick_device(device))
+        _learn(study, local(folder, "trainings"), batch, pick_device(device))
         return
     with (
         make_engine(engine, address=address, workers=workers, gpus=gpus) as doing,
@@ -67,17 +68,19 @@ def run(
 @app.command("status")
 def status(file: StudyFile, out: Out = None) -> None:
     """Which cells of a study are done, begun or missing. --out is the folder it was run in, where `cells` lies."""
+    from difflab.places import place
     from difflab.study.bench import open_benches
     from difflab.study.store import Store
 
     study = _of_samples(file)
-    store = Store(out or Path("runs") / study.name)
+    store = Store(place(f"runs/{study.name}" if out is None else out))
     (bench,) = open_benches([(study, store)], device="cpu")
     rows = []
     for settings in study.cells():
         cell, chunks = bench.store.cell(bench.decides(settings)), -(-settings.count // study.chunk)
-        state = "done" if cell.get("result") else ("begun" if cell.chunks() else "missing")
-        rows.append([*map(str, study.varied(settings).values()), f"{cell.chunks()}/{chunks}", state, cell.key])
+        drawn = cell.chunks()
+        state = "done" if cell.get("result") else ("begun" if drawn else "missing")
+        rows.append([*map(str, study.varied(settings).values()), f"{drawn}/{chunks}", state, cell.key])
     print_table([*study.axes, "chunks", "state", "key"], rows)
 
 
@@ -173,6 +176,7 @@ def reproduce(
     gpus: Gpus = None,
 ) -> None:  # fmt: skip
     """Run a problem set, or all of them, with their studies and written questions, and leave one report."""
+    from difflab.places import place
     from difflab.report.page import Chapter, build_book
     from difflab.study.bench import open_benches
     from difflab.study.engine import make_engine
@@ -183,7 +187,8 @@ def reproduce(
     names = problem_sets(problem_set, scale)
     changes = {"model": model, "config": config, "reference": reference, "split": split, "features": features}
     told = {name: value for name, value in changes.items() if value is not None}
-    root = out or Path("runs") / (problem_set if scale == "demo" else f"{problem_set}-{scale}")
+    usual = f"runs/{problem_set if scale == 'demo' else f'{problem_set}-{scale}'}"
+    root = place(usual if out is None else out)
     folders = {name: root if len(names) == 1 else root / name for name in names}
     studies = {name: studies_of(name, scale, told, count) for name in names}
     pairs = [(study, Store(folders[name])) for name in names for study in studies[name]]
@@ -204,16 +209,18 @@ def reproduce(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a finished study, problem set, or several problem sets.")],
+    folder: Annotated[str, typer.Argument(help="Folder of a finished study, problem set, or several problem sets.")],
     problem_set: Annotated[str | None, typer.Option(help="Add the written answers of this problem set, such as ddim.")] = None,
 ) -> None:  # fmt: skip
     """Write the report of results that are there, again."""
+    from difflab.places import place
     from difflab.report.page import Chapter, build_book, load_chapters, load_results
 
-    chapters = load_chapters(folder)
+    root = place(folder)
+    chapters = load_chapters(root)
     if problem_set is not None:
-        chapters = [Chapter(problem_set, load_results(folder), chapters[0].learnings)]
-    print(f"report: {build_book(chapters, folder / 'report')}")
+        chapters = [Chapter(problem_set, load_results(root), chapters[0].learnings)]
+    print(f"report: {build_book(chapters, root / 'report')}")
 
 
 @contextmanager

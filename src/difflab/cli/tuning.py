@@ -34,12 +34,14 @@ def tune(
 
     from difflab.cli.draw import bar_to
     from difflab.cli.studies import print_table
+    from difflab.files import exists
+    from difflab.places import place
     from difflab.study.record import CAPTIONS_FILE, command
     from difflab.study.spec import Study
     from difflab.study.tune import REPORT
     from difflab.study.tune import tune as search
 
-    folder = out or Path("runs") / f"tune-{Path(model).stem}-{budget}"
+    folder = place(f"runs/tune-{Path(model).stem}-{budget}" if out is None else out)
     with bar_to(None, "settings") as bar:
         scored = itertools.count(1)
         found = search(
@@ -56,7 +58,7 @@ def tune(
         print(f"  {name}: {_told(one)}: {found.metric} {one.value:.4g} [{one.low:.4g}, {one.high:.4g}]")
     study = Study(name="tune", model=model, config=config, reference=reference or "", axes={"seed": [0]})
     captions = folder / "report-0" / CAPTIONS_FILE
-    words = command(study, found.winner.settings, told=captions.is_file()).replace(CAPTIONS_FILE, str(captions))
+    words = command(study, found.winner.settings, told=exists(captions)).replace(CAPTIONS_FILE, str(captions))
     print(f"to sample so: {words}")
     print(f"all of it: {shlex.quote(str(folder / 'tuned.json'))}")
 

@@ -18,6 +18,7 @@ from difflab.data.latents import is_latents
 from difflab.data.lsun import FfhqLmdb, LsunLmdb, is_ffhq, is_lmdb
 from difflab.errors import DifflabError, suggest
 from difflab.files import folders_below
+from difflab.places import Place
 
 SHAPES = "shapes"
 _SHAPES_SIZE = 32
@@ -158,9 +159,9 @@ def data_root() -> Path:
     return Path(os.environ.get("DIFFLAB_DATA") or cache / "difflab" / "data")
 
 
-def is_place(source: str | Path, folder: Path) -> bool:
+def is_place(source: str | Path, folder: Place) -> bool:
     """Whether the data of `source`, a name or a path, lie in `folder`."""
-    if str(source) == SHAPES:
+    if str(source) == SHAPES or not isinstance(folder, Path):
         return False
     named = data_root() / source
     return (named if named.is_dir() else Path(source).expanduser()).resolve() == folder.resolve()

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from difflab import files
 from difflab.errors import DifflabError, suggest
+from difflab.places import Place, place
 from difflab.report import figures, words
 from difflab.report.curves import curves, first_axis, scored
 from difflab.report.findings import findings, headline, knee
@@ -143,13 +144,13 @@ class Chapter:
 
 
 def build_report(
-    results: Sequence[Result], out: Path, *, problem_set: str | None = "ddim", title: str | None = None
-) -> Path:
+    results: Sequence[Result], out: Place | str, *, problem_set: str | None = "ddim", title: str | None = None
+) -> Place:
     """The report of one problem set, or of studies of one's own; see `build_book`."""
     return build_book([Chapter(problem_set, results)], out, title=title)
 
 
-def build_book(chapters: Sequence[Chapter], out: Path, *, title: str | None = None) -> Path:
+def build_book(chapters: Sequence[Chapter], out: Place | str, *, title: str | None = None) -> Place:
     """Write the report of some problem sets to `out`: index.html, report.md, figures/*.svg; returns index.html's path.
 
     title: by default that of the only chapter. Raises DifflabError for no results, for an unknown problem set, and
@@ -173,7 +174,7 @@ def build_book(chapters: Sequence[Chapter], out: Path, *, title: str | None = No
     context["reading"] = environment.get_template("reading.md.j2").render(
         results=results, floor=any(result.floors for result in results), chapters=chapters, unlike=_unlike(results)
     )
-    out = Path(out)
+    out = place(out)
     for _, view in numbering.seen:
         files.write_text(out / view.file, view.svg)
     files.write_text(out / "report.md", environment.get_template("report.md.j2").render(context))
@@ -218,15 +219,15 @@ def _part(chapter: Chapter, numbering: _Numbering, environment: jinja2.Environme
     )
 
 
-def load_chapters(root: Path) -> list[Chapter]:
+def load_chapters(root: Place | str) -> list[Chapter]:
     """The chapters below a folder of several problem sets, or the one that a study or a problem set makes.
 
     Raises DifflabError as `load_results` does.
     """
-    root = Path(root)
-    if (root / LEARNING_FILE).is_file():
+    root = place(root)
+    if files.exists(root / LEARNING_FILE):
         return [Chapter(None, [], [read_learning(root / LEARNING_FILE)])]
-    sets = [name for name in PROBLEM_SETS if any((root / name).glob(f"*/{RESULT_FILE}"))]
+    sets = [name for name in PROBLEM_SETS if _one_below(root / name, RESULT_FILE)]
     if sets:
         return [Chapter(name, load_results(root / name), _load_learnings(root / name)) for name in sets]
     results = load_results(root)
@@ -235,32 +236,38 @@ def load_chapters(root: Path) -> list[Chapter]:
     return [Chapter(of, results, _load_learnings(root))]
 
 
-def _load_learnings(root: Path) -> list[Learning]:
-    return [read_learning(path) for path in sorted(root.glob(f"*/{LEARNING_FILE}"))]
+def _load_learnings(root: Place) -> list[Learning]:
+    return [read_learning(path) for path in _one_below(root, LEARNING_FILE)]
 
 
-def load_results(root: Path) -> list[Result]:
+def _one_below(root: Place, name: str) -> list[Place]:
+    """The files of that name in the folders of `root`, in the order of these."""
+    return [path for inner in sorted(files.names(root)) if files.exists(path := root / inner / name)]
+
+
+def load_results(root: Place | str) -> list[Result]:
     """The results of a study's folder, or of a problem set's, which has one folder a study.
 
     Shipped studies come in the order of their problem set, others after them, those with fewest axes first.
 
     Raises DifflabError when there is none, or one cannot be read.
     """
-    root = Path(root)
-    folders = [path.parent for path in (root / RESULT_FILE, *sorted(root.glob(f"*/{RESULT_FILE}"))) if path.is_file()]
+    root = place(root)
+    here = [root / RESULT_FILE] if files.exists(root / RESULT_FILE) else []
+    folders = [path.parent for path in (*here, *_one_below(root, RESULT_FILE))]
     if not folders:
         raise DifflabError(
             f"{root}: no {RESULT_FILE} here or one folder below; give the folder of a study that was run to its end."
         )
     order = [name for studies in PROBLEM_SETS.values() for name in studies]
-    place = {name: i for i, name in enumerate(order)}
+    rank = {name: i for i, name in enumerate(order)}
     results = (_load(folder, root) for folder in folders)
-    return sorted(results, key=lambda r: (place.get(r.study.name, len(order)), len(r.study.axes)))
+    return sorted(results, key=lambda r: (rank.get(r.study.name, len(order)), len(r.study.axes)))
 
 
-def _load(folder: Path, root: Path) -> Result:
+def _load(folder: Place, root: Place) -> Result:
     try:
-        return read_result(folder, root if (root / "cells").is_dir() else folder)
+        return read_result(folder, root if files.exists(root / "cells") else folder)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise DifflabError(

@@ -6,18 +6,19 @@ theirs lack: the count `n` and a `passport` (JSON text) that says which samples 
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from difflab import files
 from difflab.errors import DifflabError
-from difflab.files import writing
+from difflab.places import Place
 from difflab.score.moments import Gaussian, Moments
 
 
@@ -45,7 +46,7 @@ class Statistics:
         return Gaussian(self.mu, self.sigma)
 
 
-def save_statistics(path: Path, moments: Moments, passport: Mapping[str, Any], spatial: Moments | None = None) -> None:
+def save_statistics(path: Place, moments: Moments, passport: Mapping[str, Any], spatial: Moments | None = None) -> None:
     """Write `moments` (ddof 1) and `passport` to the `.npz` file `path`; equal input gives equal bytes.
 
     `spatial`: those of sFID's features, written as mu_s and sigma_s, as ADM's files have them.
@@ -56,11 +57,12 @@ def save_statistics(path: Path, moments: Moments, passport: Mapping[str, Any], s
     arrays = dict(zip(("mu", "sigma"), moments.gaussian(), strict=True))
     if spatial is not None:
         arrays |= dict(zip(("mu_s", "sigma_s"), spatial.gaussian(), strict=True))
-    with writing(path) as file:
-        np.savez(file, **arrays, n=moments.n, passport=json.dumps(passport, sort_keys=True))  # type: ignore[arg-type]
+    content = io.BytesIO()
+    np.savez(content, **arrays, n=moments.n, passport=json.dumps(passport, sort_keys=True))  # type: ignore[arg-type]
+    files.write_bytes(path, content.getvalue())
 
 
-def load_statistics(path: Path) -> Statistics:
+def load_statistics(path: Place) -> Statistics:
     """Read statistics written by difflab, pytorch-fid, EDM, clean-fid or ADM, float32 or float64.
 
     Raises DifflabError when there is no such file, it is no `.npz` or cut short, holds pickled objects, lacks `mu` or
@@ -86,17 +88,24 @@ def load_statistics(path: Path) -> Statistics:
     )
 
 
-def _read(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Place) -> dict[str, np.ndarray]:
     """The arrays of interest: ADM's files also hold 10,000 images, which are not touched."""
-    if not path.is_file():
-        raise DifflabError(f"{path}: no such file; expected an .npz of statistics, as `difflab stats` makes them.")
+
+    def read() -> dict[str, np.ndarray]:
+        with files.reading(path) as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise DifflabError(f"{path}: a single array; statistics are an .npz with 'mu' and 'sigma'.")
+            with archive:
+                wanted = {"mu", "sigma", "n", "passport", "mu_s", "sigma_s"} & set(archive.files)
+                return {key: archive[key] for key in wanted}
+
     try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise DifflabError(f"{path}: a single array; statistics are an .npz with 'mu' and 'sigma'.")
-        with archive:
-            wanted = {"mu", "sigma", "n", "passport", "mu_s", "sigma_s"} & set(archive.files)
-            return {key: archive[key] for key in wanted}
+        return files.patient(read, path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise DifflabError(
+            f"{path}: no such file; expected an .npz of statistics, as `difflab stats` makes them."
+        ) from error
     except DifflabError:
         raise
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
@@ -106,7 +115,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _gaussian(path: Path, arrays: Mapping[str, np.ndarray], mu_key: str, sigma_key: str) -> Gaussian:
+def _gaussian(path: Place, arrays: Mapping[str, np.ndarray], mu_key: str, sigma_key: str) -> Gaussian:
     mu, sigma = arrays[mu_key], arrays[sigma_key]
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise DifflabError(
@@ -125,13 +134,13 @@ def _gaussian(path: Path, arrays: Mapping[str, np.ndarray], mu_key: str, sigma_k
     return Gaussian(mu.astype(np.float64), sigma.astype(np.float64))
 
 
-def _count(path: Path, n: np.ndarray) -> int:
+def _count(path: Place, n: np.ndarray) -> int:
     if n.shape != () or not np.issubdtype(n.dtype, np.integer) or n < 2:
         raise DifflabError(f"{path}: 'n' must be one whole number of at least 2, but it is {n!r}.")
     return int(n)
 
 
-def _passport(path: Path, text: np.ndarray) -> dict[str, Any]:
+def _passport(path: Place, text: np.ndarray) -> dict[str, Any]:
     try:
         passport = json.loads(str(text))
     except json.JSONDecodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from difflab.errors import DifflabError
 from difflab.study.bench import Bench
 from difflab.study.record import machine
 from difflab.study.spec import Settings, key_of
@@ -58,9 +60,17 @@ def _chunks(number: int, bench: Bench, settings: Settings) -> list[Chunk]:
 
 
 def draw(benches: Sequence[Bench], chunk: Chunk) -> None:
-    """Draw a chunk if it is not there: another worker may have been given it, and have died after it was written."""
+    """Draw a chunk if it is not there: another worker may have been given it, and have died after it was written.
+
+    Raises DifflabError on a machine that sees another store than the one in which the cell was begun.
+    """
     bench = benches[chunk.bench]
     cell = bench.store.at(chunk.key)
+    if not cell.begun():
+        raise DifflabError(
+            f"{bench.store.root}: the machine {platform.node()} does not see the results of {bench.study.name} there; "
+            "let --out be a folder that all machines share, or a bucket."
+        )
     if not cell.has_chunk(chunk.number):
         cell.put_chunk(chunk.number, *_draw_chunk(bench, chunk.settings, chunk.rows))
 

@@ -104,7 +104,7 @@ class Ray:
                 f"{most / 1e9:.1f}; take a smaller --batch, or larger machines."
             )
         place = _worked.options(num_cpus=1, num_gpus=self.gpus, memory=task.memory or None)
-        return place.remote(run, sent, task)
+        return place.remote(run, sent, task, os.getcwd())
 
     def _answer(self, done: ray.ObjectRef[Any], task: Task) -> Any:
         try:
@@ -158,7 +158,9 @@ class _End:
 
 # A worker that has a GPU would by default end with its task, and the next one open the models again.
 @ray.remote(max_retries=_RETRIES, max_calls=0)
-def _worked(run: Callable[..., Any], sent: list[Sent], task: Any) -> Any:
+def _worked(run: Callable[..., Any], sent: list[Sent], task: Any, folder: str) -> Any:
+    if os.path.isdir(folder):  # where the driver is, which its relative paths start from
+        os.chdir(folder)
     try:
         return attempt(run, task, [_opened(*part) for part in sent])
     except DifflabError as error:

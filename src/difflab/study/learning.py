@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Gt, MinLen
@@ -18,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, mo
 
 from difflab import files
 from difflab.errors import DifflabError
+from difflab.places import Place
 from difflab.study.result import Score
 from difflab.study.spec import Metric, Settings
 from difflab.validation import plain_name, validated
@@ -112,7 +112,7 @@ class Learning(BaseModel):
         """The points of all seeds of a variant at one step."""
         return [p for p in self.points if (p.variant, p.step) == (variant, step)]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write the record to `folder`."""
         files.write_text(folder / LEARNING_FILE, self.model_dump_json(indent=1) + "\n")
 
@@ -122,9 +122,9 @@ def parse_learning(fields: Mapping[str, Any], where: str) -> LearningStudy:
     return validated(LearningStudy, dict(fields), where)
 
 
-def read_learning(path: Path) -> Learning:
+def read_learning(path: Place) -> Learning:
     """The record in a file. Raises DifflabError for a damaged one."""
     try:
-        return Learning.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, ValidationError) as error:
+        return Learning.model_validate_json(files.read_bytes(path))
+    except (OSError, ValidationError) as error:
         raise DifflabError(f"{path}: this is no record of trainings; run the study again to write it anew.") from error

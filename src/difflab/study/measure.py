@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 import zipfile
@@ -22,6 +23,7 @@ from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.shapes_clips import ShapesClips, clips_fingerprint, sample_motions
 from difflab.data.sources import fingerprint, open_data
 from difflab.errors import DifflabError, suggest
+from difflab.places import Place
 from difflab.score.adm import ADM, POINTWISE, REFERENCE_POINTS, RELATIVES, Suite, collect
 from difflab.score.adm import Reference as AdmReference
 from difflab.score.extractors import FVD_FEATURES, INCEPTION, Extractor, load_extractor
@@ -162,7 +164,7 @@ class Reference:
             return fingerprint(self.source)
         return clips_fingerprint() if self.source == SHAPES else films_fingerprint(self.source)
 
-    def statistics(self, extractor: Extractor, cache: Path | None = None) -> Statistics:
+    def statistics(self, extractor: Extractor, cache: Place | None = None) -> Statistics:
         """Moments of its features: read from the file, from what ships, from `cache`, or computed and cached there."""
         if self.dataset is None:
             return self._stored()
@@ -170,7 +172,7 @@ class Reference:
         shipped = shipped_statistics(key_of(passport))
         kept = cache / f"{key_of(passport)}.npz" if cache else None
         for path in (shipped, kept):
-            if path is not None and path.exists():
+            if path is not None and files.exists(path):
                 return load_statistics(path)
         moments, spatial, skipped = reference_moments(self.dataset, extractor, self.skip_broken)
         passport |= {"skipped": skipped} if skipped else {}
@@ -205,7 +207,7 @@ class Reference:
         with zipfile.ZipFile(self.source) as archive:
             return "arr_0.npy" in archive.namelist()
 
-    def points(self, extractor: Extractor, count: int, cache: Path | None = None) -> np.ndarray:
+    def points(self, extractor: Extractor, count: int, cache: Place | None = None) -> np.ndarray:
         """Features (m, d) of single pictures, m at most `count`: drawn at random where there are more, or from `cache`.
 
         Raises DifflabError for a file of statistics alone.
@@ -218,14 +220,15 @@ class Reference:
             "extractor": extractor.passport(), "points": count,
         }  # fmt: skip
         kept = cache / f"points-{key_of(passport)}.npy" if cache else None
-        if kept is not None and kept.exists():
-            return np.load(kept, allow_pickle=False)
+        if kept is not None and files.exists(kept):
+            return np.load(io.BytesIO(files.read_bytes(kept)), allow_pickle=False)
         order = np.sort(np.random.default_rng(0).permutation(len(dataset))[:count])
         parts = [part for part, _ in feature_batches(dataset, extractor, self.skip_broken, order)]
         features = np.concatenate(parts)
         if kept is not None:
-            with files.writing(kept) as file:
-                np.save(file, features)
+            content = io.BytesIO()
+            np.save(content, features)
+            files.write_bytes(kept, content.getvalue())
         return features
 
     def fresh(self, count: int, balanced: bool = False) -> tuple[Dataset, np.ndarray] | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
 
 from difflab import files
+from difflab.places import Place, place
 from difflab.study.spec import Metric, Scalar, Settings, Study
 from difflab.study.store import CellStore
 
@@ -105,10 +105,10 @@ class Result(BaseModel):
     machine: dict[str, Any] = {}
     notes: list[str] = []
     captions: list[str] = []
-    root: Path
+    root: Annotated[Place, BeforeValidator(place), PlainSerializer(str, when_used="json")]
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Place:
         """The study's folder."""
         return self.root
 
@@ -140,7 +140,7 @@ class Result(BaseModel):
         """The folder of a row's cell, for its pictures."""
         return CellStore(self.root / "cells" / row.key)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Place) -> None:
         """Write the record to `folder`; the store's own folder is not written down, so that it can be moved.
 
         Keys keep their order: the first axis of a study is the one that is plotted along.
@@ -148,7 +148,7 @@ class Result(BaseModel):
         files.write_text(folder / RESULT_FILE, self.model_dump_json(indent=2, exclude={"root"}) + "\n")
 
 
-def read_result(folder: Path, root: Path) -> Result:
+def read_result(folder: Place, root: Place) -> Result:
     """The record written by `Result.save`, for a store at `root`."""
-    fields = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+    fields = json.loads(files.read_bytes(folder / RESULT_FILE))
     return Result(**fields, root=root)

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
 from difflab import files
 from difflab.data.sources import is_place
 from difflab.errors import DifflabError
+from difflab.places import Place, place
 from difflab.study.bench import Bench, open_benches
 from difflab.study.chunks import Chunk, chunks_in_turn, draw, longest_first
 from difflab.study.engine import Engine, Failure, Local, make_engine
@@ -42,8 +42,8 @@ Watch = Callable[[Progress], None]
 
 
 def run_study(
-    study: Study | str | Path,
-    out: str | Path | None = None,
+    study: Study | str | Place,
+    out: str | Place | None = None,
     *,
     store: Store | None = None,
     batch: int = 64,
@@ -55,7 +55,7 @@ def run_study(
 
     Args:
         study: a `Study`, or the path of its YAML file.
-        out: its folder; runs/<name> when left out.
+        out: its folder, on this machine or in an object store (`s3://bucket/run`); runs/<name> when left out.
         store: where cells are kept, when several studies share them; `out` when left out.
         batch: samples drawn at a time; decides speed and memory, and the numbers only in their last digits.
         device: `cpu`, `cuda`, ..; None takes a GPU where there is one. With another engine than the local one, whose
@@ -65,15 +65,15 @@ def run_study(
 
     Raises DifflabError for whatever is missing or wrong, before any work starts.
     """
-    study = study if isinstance(study, Study) else read_study(Path(study))
-    folder = Path(out) if out is not None else Path("runs") / study.name
+    study = study if isinstance(study, Study) else read_study(place(study))
+    folder = place(out if out is not None else f"runs/{study.name}")
     with make_engine(engine) if isinstance(engine, str) else nullcontext(engine) as worker:
         benches = open_benches([(study, store or Store(folder))], batch=batch, device=device if worker.alone else "cpu")
         return run_benches(benches, [folder], engine=worker, watch=watch)[0]
 
 
 def run_benches(
-    benches: Sequence[Bench], folders: Sequence[Path], *, engine: Engine | None = None, watch: Watch | None = None
+    benches: Sequence[Bench], folders: Sequence[Place], *, engine: Engine | None = None, watch: Watch | None = None
 ) -> list[Result]:
     """Run the studies of benches that were checked, each with a folder for its record; see `run_study`."""
     tell, worker = watch or (lambda progress: None), engine or Local()
@@ -95,12 +95,13 @@ def run_benches(
     return results
 
 
-def _check_folder(study: Study, folder: Path) -> None:
+def _check_folder(study: Study, folder: Place) -> None:
     """Raise DifflabError where results must not go."""
     if is_place(study.reference, folder):
         raise DifflabError(f"{folder}: this is the study's reference; choose another folder for the results.")
-    if (folder / STUDY_FILE).exists() and (other := read_study(folder / STUDY_FILE).name) != study.name:
+    if files.exists(folder / STUDY_FILE) and (other := read_study(folder / STUDY_FILE).name) != study.name:
         raise DifflabError(f"{folder}: holds the study {other}, not {study.name}; choose another folder.")
+    files.check_writable(folder / STUDY_FILE)
 
 
 def _result(bench: Bench, rows: list[Row], real: Real) -> Result:

@@ -17,6 +17,7 @@ from difflab.data.captions import clip_captions, scene_captions
 from difflab.data.dataset import Dataset
 from difflab.data.shapes import sample_scenes
 from difflab.data.shapes_clips import sample_motions
+from difflab.errors import DifflabError
 from difflab.score.adm import Reference as AdmReference
 from difflab.score.adm import Suite
 from difflab.score.clipscore import clipscore
@@ -133,7 +134,7 @@ def _floors(bench: Bench, frames: int | None, metrics: tuple[Metric, ...]) -> di
     }  # fmt: skip
     made_by = _measured_by(bench, reference.frames) | samples | {"extractor": bench.extractor.passport()}
     path = bench.store.root / "reference" / f"floors-{key_of(made_by)}.json"
-    if not path.exists():
+    if not files.exists(path):
         sets = [_scores_of_real(bench, reference.frames, dataset, rows, metrics) for rows in order]
         files.write_json(path, {m: _over_sets([scores[m] for scores in sets]).model_dump() for m in metrics})
     found = read_json(path)
@@ -250,6 +251,9 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     asked: list[str] = [*(metric for metric in of_each if metric in bench.study.metrics), *bench.views]
     taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
     more = {name: cell.gather(name) for name in asked}
+    if taps.features is None or len(taps.features) != settings.count:
+        have = 0 if taps.features is None else len(taps.features)
+        raise DifflabError(f"{cell.path}: holds {have} samples, not {settings.count}; run the study again.")
     found = _measure(bench, frames, taps, more, bench.study.metrics)
     if beside_training:
         features, reference = cell.gather("features")[: bench.study.nearest], bench.reference_of(frames).dataset

@@ -6,14 +6,15 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
 
+from difflab import files
 from difflab.core.names import Course, SamplerName, Spacing, calls_a_step
 from difflab.errors import DifflabError, suggest
+from difflab.places import Place
 from difflab.validation import plain_name, validated, yaml_mapping
 
 Metric = Literal[
@@ -264,7 +265,7 @@ def key_of(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
+def read_study(path: Place, overrides: Mapping[str, Any] | None = None) -> Study:
     """A study from YAML, with top-level fields replaced by `overrides`.
 
     Raises DifflabError naming the file and the field that is wrong.
@@ -272,10 +273,10 @@ def read_study(path: Path, overrides: Mapping[str, Any] | None = None) -> Study:
     return parse_study(read_text(path), str(path), overrides)
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Place) -> str:
     """The text of a study's file. Raises DifflabError if it cannot be read."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return files.read_bytes(path).decode("utf-8")
     except OSError as error:
         raise DifflabError(
             f"{path}: the study cannot be read ({error.strerror}); give the path of a YAML file."

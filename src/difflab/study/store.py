@@ -1,5 +1,7 @@
 """Results as plain files: `cells/<key>/` with chunks and, written last, `result.json`. No torch here.
 
+The folder may lie on this machine, on a disk of the network, or in an object store; see `difflab.places`.
+
 <root>/study.yaml                 the study, resolved (a problem set has one below each study's name)
 <root>/cells/<key>/decides.json   everything that decides the cell's numbers; the key is its hash
                    chunk-00000.npz   features (n, d) of samples, pictures of the first ones; never redone
@@ -14,36 +16,54 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from difflab import files
 from difflab.errors import DifflabError
+from difflab.places import Place
 from difflab.study.spec import key_of
+
+_CHUNK = re.compile(r"chunk-(\d{5,})\.npz")
 
 
 @contextmanager
-def _undamaged(path: Path) -> Iterator[None]:
+def _undamaged(path: Place) -> Iterator[None]:
     """Turn what reading a damaged file raises into one sentence. No kill leaves such a file; copies and disks do."""
     try:
         yield
+    except DifflabError:  # it cannot be read now, which says nothing of the file
+        raise
+    except PermissionError as error:
+        raise DifflabError(f"{path}: no permission to read this; change its rights.") from error
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise DifflabError(f"{path}: this file of a study is damaged; delete it and run the study again.") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Place) -> Any:
     """The object that a JSON file holds. Raises DifflabError for a damaged one."""
     with _undamaged(path):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(files.read_bytes(path))
         if not isinstance(found, dict):
             raise ValueError("no object")
         return found
+
+
+def _arrays(path: Place, *names: str) -> dict[str, np.ndarray]:
+    """The arrays of these names, or all, of an .npz. Raises DifflabError for a damaged one."""
+
+    def read() -> dict[str, np.ndarray]:
+        with files.reading(path) as file, np.load(file, allow_pickle=False) as found:
+            return {name: found[name] for name in names or found.files}
+
+    with _undamaged(path):
+        return files.patient(read, path)
 
 
 def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -56,7 +76,7 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
 class CellStore:
     """The folder of one cell."""
 
-    path: Path
+    path: Place
 
     @property
     def key(self) -> str:
@@ -65,16 +85,16 @@ class CellStore:
 
     def begin(self, decides: Mapping[str, Any]) -> None:
         """Record what decides the numbers, unless it is there."""
-        if not (self.path / "decides.json").exists():
+        if not self.begun():
             files.write_json(self.path / "decides.json", decides)
+
+    def begun(self) -> bool:
+        """Whether that is recorded."""
+        return files.exists(self.path / "decides.json")
 
     def has_chunk(self, index: int) -> bool:
         """Whether chunk `index` is complete."""
-        return self._chunk(index).exists()
-
-    def drawn(self) -> set[int]:
-        """The numbers of the chunks that are complete."""
-        return {int(path.stem.removeprefix("chunk-")) for path in self.path.glob("chunk-*.npz")}
+        return files.exists(self._chunk(index))
 
     def put_chunk(self, index: int, arrays: Mapping[str, np.ndarray], timing: Mapping[str, Any]) -> None:
         """Write a chunk. Its timing goes first, so that a chunk that is there always has one."""
@@ -83,12 +103,15 @@ class CellStore:
 
     def chunk(self, index: int, name: str) -> np.ndarray:
         """One array of one chunk; the others are not read. Raises DifflabError when the chunk is damaged."""
-        with _undamaged(self._chunk(index)), np.load(self._chunk(index), allow_pickle=False) as arrays:
-            return arrays[name]
+        return _arrays(self._chunk(index), name)[name]
+
+    def drawn(self) -> set[int]:
+        """The numbers of the chunks that are complete, by one look at the folder."""
+        return {int(found[1]) for name in files.names(self.path) if (found := _CHUNK.fullmatch(name))}
 
     def chunks(self) -> int:
         """How many chunks are complete."""
-        return len(list(self.path.glob("chunk-*.npz")))
+        return len(self.drawn())
 
     def gather(self, name: str) -> np.ndarray:
         """One array of all chunks, in order of the samples; empty chunks' parts included."""
@@ -117,10 +140,7 @@ class CellStore:
     def get_arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """Read arrays beside the chunks, or None."""
         path = self.path / f"{name}.npz"
-        if not path.exists():
-            return None
-        with _undamaged(path), np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return _arrays(path) if files.exists(path) else None
 
     def put(self, name: str, value: Any) -> None:
         """Write a JSON record, such as `result`."""
@@ -129,9 +149,9 @@ class CellStore:
     def get(self, name: str) -> Any | None:
         """Read a JSON record, or None."""
         path = self.path / f"{name}.json"
-        return read_json(path) if path.exists() else None
+        return read_json(path) if files.exists(path) else None
 
-    def _chunk(self, index: int) -> Path:
+    def _chunk(self, index: int) -> Place:
         return self.path / f"chunk-{index:05d}.npz"
 
 
@@ -139,7 +159,7 @@ class CellStore:
 class Store:
     """The folder of a study or a problem set."""
 
-    root: Path
+    root: Place
 
     def cell(self, decides: Mapping[str, Any]) -> CellStore:
         """The folder of the cell with these deciding facts."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from scipy.special import stdtrit
 from difflab import files
 from difflab.core.names import SamplerName, Spacing
 from difflab.errors import DifflabError
+from difflab.places import Place, place
 from difflab.study.bench import Shelf, draw_of, open_benches
 from difflab.study.measure import SHAPES
 from difflab.study.result import Result, Row
@@ -61,7 +61,7 @@ class Tuned:
 
 
 def tune(
-    model: str, budget: int, out: Path, *, reference: str | None = None, config: str | None = None,
+    model: str, budget: int, out: Place | str, *, reference: str | None = None, config: str | None = None,
     split: str | None = None, features: str | None = None, count: int = 1000, batch: int = 64,
     device: str | None = None, watch: Watch | None = None,
 ) -> Tuned:  # fmt: skip
@@ -93,13 +93,14 @@ def tune(
         "model": model, "config": config, "reference": reference, "split": split, "features": features,
         "metrics": [metric], "keep": 16, "chunk": max(1, min(250, count)),
     }  # fmt: skip
-    store = Store(out)
+    folder = place(out)
+    store = Store(folder)
 
     def run(name: str, settings: Sequence[Settings]) -> list[Result]:
         """Studies of single settings, in the order of these."""
         studies = [_study(f"{name}-{number}", one, told) for number, one in enumerate(settings)]
         benches = open_benches([(study, store) for study in studies], batch=batch, shelf=shelf)
-        return run_benches(benches, [out / study.name for study in studies], watch=watch)
+        return run_benches(benches, [folder / study.name for study in studies], watch=watch)
 
     screened = _ranked(run("screen", candidates(loaded, budget, max(2, count // _SCREENED))), metric)
     last = [_with(s, seed=CHOOSE, count=count) for s, _ in screened[:_FINALISTS]]
@@ -111,7 +112,7 @@ def tune(
         raise DifflabError(f"{model}: a setting that was to be reported failed: {failed[0]}")
     winner, usual = (_reported(rows[i : i + len(REPORT)], metric) for i in (0, len(REPORT)))
     found = Tuned(results[0].metric_names[metric], finalists, winner, usual)
-    files.write_json(out / _FILE, _record(found, budget, count))
+    files.write_json(folder / _FILE, _record(found, budget, count))
     return found
 
 
