@@ -401,9 +401,12 @@ class Bench:
 
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell. Raises DifflabError for an extension that the model cannot make."""
-        model, s = self.model_of(settings), settings
-        blocks = 1 if s.extend is None or s.overlap is None else blocks_of(model, s.extend, s.overlap)
-        return blocks * calls_of(model, self.draw(settings))
+        return self.blocks(settings) * calls_of(self.model_of(settings), draw_of(settings))
+
+    def blocks(self, settings: Settings) -> int:
+        """In how many parts a sample of a cell is drawn. Raises DifflabError as `calls` does."""
+        s = settings
+        return 1 if s.extend is None or s.overlap is None else blocks_of(self.model_of(s), s.extend, s.overlap)
 
 
 class Measured(Protocol):
