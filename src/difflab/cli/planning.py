@@ -48,12 +48,14 @@ def _print(plan: Plan, gpus: int, price: float | None) -> None:
     from difflab.cli.studies import print_table
 
     rows = [[*map(str, cell.varied.values()), *_row(cell)] for cell in plan.cells]
-    columns = ["calls a sample", "PFLOP", "GPU time", "scoring", "chunks", "of each", "store MB"]
+    columns = ["calls a sample", "PFLOP", f"on one {plan.throughput.name}", "scoring", "chunks", "of each", "store MB"]
     print(f"{plan.study.name}: {plan.study.model}, {plan.gflop:.4g} GFLOP a sample and call")
     print_table([*plan.study.axes, *columns], rows)
     wall, memory = plan.wall(gpus), plan.memory
     print(f"speed: {plan.throughput.how}")
-    print(f"GPU time: {_time(plan.gpu_seconds)}; with {gpus}, until the last chunk: {_time(wall)}")
+    print(
+        f"in all: {_time(plan.gpu_seconds)} of one {plan.throughput.name}; with {gpus}, until the last chunk: {_time(wall)}"
+    )
     if price is not None:
         print(f"cost: {plan.gpu_seconds / 3600 * price:,.2f}, {price:g} for an hour of a GPU, idle time left out")
     print(
@@ -66,8 +68,8 @@ def _print(plan: Plan, gpus: int, price: float | None) -> None:
         else f", of {memory.available / _GIB:.0f}: {'fits' if memory.fits else 'too much'}"
     )
     print(
-        f"memory of a worker, {plan.batch} samples at a time: {memory.needed / _GIB:.1f} GiB "
-        f"(weights {memory.weights / _GIB:.2f}, values at most {memory.values / _GIB:.1f}){has}"
+        f"memory of a worker, {plan.batch} samples at a time: {memory.needed / _GIB:.2f} GiB "
+        f"(weights {memory.weights / _GIB:.2f}, values at most {memory.values / _GIB:.2f}){has}"
     )
     for note in plan.notes:
         print(f"note: {note}")

@@ -18,8 +18,8 @@ from difflab.study.spec import TRUTH, Settings
 from difflab.study.store import packed
 from difflab.study.truth import checked
 
-_DECIDES = 3_000  # bytes of decides.json
-_NUMBER = 24  # of a number in JSON, with its indent
+_DECIDES = 1_500  # bytes of decides.json
+_NUMBER = 27  # of a number in JSON, with its indent
 _DOUBLE = 8
 _SPATIAL = 2023  # features of sFID
 

@@ -66,21 +66,23 @@ def _features_rate(outline: Outline, device: str) -> float:
     bench, settings = outline.bench, outline.bench.study.cells()[0]
     work, kind = outline.features(settings), "cpu" if device == "cpu" else "cuda"
     rows = max(1, min(outline.rows, int(_A_PASS[kind] / work.flops)))
-    extractor = outline_extractor(bench.extractor.name, torch.device(device))
+    extractor = outline_extractor(bench.study.features or "", torch.device(device))
     pictures = torch.zeros(rows, *picture_of(bench, settings), dtype=torch.uint8, device=device)
     return rows * work.flops / _seconds(lambda: look(extractor, pictures), device)
 
 
 def _seconds(run: Callable[[], object], device: str) -> float:
     """The median of some runs, after one that warms up."""
+    # Of one thread the time on its processor, which other programs beside it do not lengthen.
+    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     taken: list[float] = []
     run()
     while len(taken) < _FEWEST or sum(taken) < _AT_LEAST:
-        began = time.perf_counter()
+        began = clock()
         run()
         if device != "cpu":
             torch.cuda.synchronize(device)
-        taken.append(time.perf_counter() - began)
+        taken.append(clock() - began)
     return statistics.median(taken)
 
 
