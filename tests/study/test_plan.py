@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from difflab.cli.app import app
 from difflab.errors import DifflabError
+from difflab.study import trial
 from difflab.study.bench import open_benches
 from difflab.study.cards import CARDS, throughput_of
 from difflab.study.outline import outline_extractor, sketch
@@ -247,6 +248,16 @@ def test_this_machine_is_tried(study: Study) -> None:
     assert 1e7 < found.network < 1e13
     assert 1e7 < found.features < 1e13
     assert plan(study, "cpu", 8).throughput.name == "cpu"
+
+
+def test_what_is_tried_are_clips_as_long_as_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study may vary the frames, so that its first cell has others than the model was trained on."""
+    outline, shapes = sketch(shipped_study("vdm-frames", "demo"), 1), []
+    monkeypatch.setattr(trial, "walk", lambda model, *how: shapes.append(model.shape) or iter(()))
+    monkeypatch.setattr(trial, "final", lambda steps: None)
+    measured_here(outline, "cpu")
+    assert set(shapes) == {outline.bench.model_of(outline.bench.study.cells()[0]).shape}
+    assert shapes[0] != outline.model.shape
 
 
 def test_scoring_grows_as_its_products_do() -> None:

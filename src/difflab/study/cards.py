@@ -6,6 +6,7 @@ Sampling runs in float32 without TF32 (see `difflab.precision`), so fp32 is the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from difflab.errors import DifflabError, suggest
@@ -86,7 +87,7 @@ def throughput_of(name: str, gflop: float) -> Throughput:
     """
     card = card_of(name)
     at = card if card.measured else CARDS["h100"]
-    near = min(at.measured, key=lambda m: abs(m.gflop - gflop))
+    near = min(at.measured, key=lambda m: abs(math.log(m.gflop / gflop)))
     share = near.rate / (at.fp32 * 1e12)
     rate = share * card.fp32 * 1e12
     how = (

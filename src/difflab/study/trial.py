@@ -28,8 +28,8 @@ _FEWEST = 3  # times
 
 def measured_here(outline: Outline, device: str) -> Throughput:
     """What the networks of a study reach on a device of this machine, the sampler's own work included."""
-    bench, kind = outline.bench, "cpu" if device == "cpu" else "cuda"
-    model, settings = _real(outline.model, device), bench.study.cells()[0]
+    settings, kind = outline.bench.study.cells()[0], "cpu" if device == "cpu" else "cuda"
+    model = _real(outline.bench.model_of(settings), device)  # of the cell's length
     work = outline.network(settings)
     rows = max(1, min(outline.rows, int(_A_PASS[kind] / work.flops)))
     draw = Draw("ddim", steps=_STEPS, spacing="trailing")
