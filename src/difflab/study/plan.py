@@ -244,6 +244,10 @@ def _notes(outline: Outline) -> Iterable[str]:
     if any(bench.blocks(settings) > 1 for settings in study.cells()):
         yield "Calls of blocks after the first, with their gradient, are counted by what they cost."
     yield (
+        "Values in memory are as a GPU makes them, with attention that holds its whole matrix: fused kernels need "
+        "less, and so do CPUs, which take it in parts."
+    )
+    yield (
         "Scoring is for one thread of an AMD EPYC; what is left out is the floors of real samples and the features of "
         "the reference. Precision and its like are faster where distances are computed on a GPU."
     )
