@@ -30,7 +30,7 @@ def test_a_codec_decodes_a_bounded_number_at_a_time_and_as_all_at_once(monkeypat
     codec = LatentCodec(autoencoder, 2.0, "nearest")
     z = torch.randn(7, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     whole = codec.decode(z)
-    monkeypatch.setattr(module, "_PIXELS_AT_ONCE", 2 * 32 * 32)
+    monkeypatch.setattr(module, "PIXELS_AT_ONCE", 2 * 32 * 32)
     sizes = []
     monkeypatch.setattr(type(autoencoder), "decode", _spying(type(autoencoder).decode, sizes))
     assert np.abs(codec.decode(z).astype(int) - whole).max() <= 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from difflab.cli import planning
 from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run a study, see how far it is, or have it explained.", no_args_is_help=True)
 StudyFile = Annotated[Path, typer.Argument(help="STUDY.yaml, or a shipped study: dit-cfg, lab/dit-cfg.")]
+app.command("plan")(planning.plan)
 EngineName = Annotated[
     str, typer.Option("--engine", help="Who does the work: local, this process; ray, as many as there are.")
 ]

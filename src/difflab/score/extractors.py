@@ -18,7 +18,7 @@ from difflab.score.inception import WEIGHTS_SHA256, InceptionFID, load_inception
 
 INCEPTION = "inception"
 FVD_FEATURES: dict[str, ConventionName] = {"i3d": "stylegan-v", "i3d-videogpt": "videogpt", "i3d-tf": "tf"}
-_CLIPS_AT_ONCE = 4  # a clip of 16 frames takes 0.4 GiB in I3D
+CLIPS_AT_ONCE = 4  # a clip of 16 frames takes 0.4 GiB in I3D
 
 
 class Taps(NamedTuple):
@@ -156,7 +156,7 @@ class I3DExtractor:
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         device = next(self.network.parameters()).device
-        parts = torch.from_numpy(np.ascontiguousarray(images)).split(_CLIPS_AT_ONCE)
+        parts = torch.from_numpy(np.ascontiguousarray(images)).split(CLIPS_AT_ONCE)
         return torch.cat([self.network(part.to(device)).float().cpu() for part in parts]).numpy()
 
     def taps(self, images: np.ndarray, wanted: Collection[str]) -> Taps:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -409,17 +408,14 @@ class Bench:
         next(self.batches(brief, range(min(self.batch, self.study.chunk))))
         self._warm.add((settings.frames, goes_on))
 
-    def work(self, settings: Settings) -> float:
-        """What a sample of a cell costs, on a scale of its own: for putting cells in order, of other models, too."""
-        network = self.model_of(settings).network
-        weights, size = sum(p.numel() for p in network.parameters()), math.prod(self.model_of(settings).shape)
-        return float(weights * size * self.calls(settings) * (1 if settings.guidance == 1.0 else 2))
-
     def calls(self, settings: Settings) -> int:
         """Network calls a sample in one cell. Raises DifflabError for an extension that the model cannot make."""
-        model, s = self.model_of(settings), settings
-        blocks = 1 if s.extend is None or s.overlap is None else blocks_of(model, s.extend, s.overlap)
-        return blocks * calls_of(model, self.draw(settings))
+        return self.blocks(settings) * calls_of(self.model_of(settings), draw_of(settings))
+
+    def blocks(self, settings: Settings) -> int:
+        """In how many parts a sample of a cell is drawn. Raises DifflabError as `calls` does."""
+        s = settings
+        return 1 if s.extend is None or s.overlap is None else blocks_of(self.model_of(s), s.extend, s.overlap)
 
 
 class Measured(Protocol):

@@ -6,7 +6,7 @@ import platform
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from difflab.errors import DifflabError
 from difflab.study.bench import Bench
+from difflab.study.plan import Plan
 from difflab.study.record import machine
 from difflab.study.spec import Settings, key_of
 from difflab.study.truth import checked
@@ -43,10 +44,18 @@ def chunks_in_turn(benches: Sequence[Bench]) -> Iterator[Chunk]:
         yield from random.Random(number).sample(turn, len(turn))
 
 
-def longest_first(benches: Sequence[Bench]) -> list[Chunk]:
-    """The same chunks, those that take longest first: what many workers finish last should be short."""
-    chunks = [chunk for cell in _of_cells(benches) for chunk in cell]
-    return sorted(chunks, key=lambda chunk: -benches[chunk.bench].work(chunk.settings) * len(chunk.rows))
+def longest_first(benches: Sequence[Bench], plans: Sequence[Plan]) -> list[Chunk]:
+    """The same chunks, those that take longest first: what many workers finish last should be short.
+
+    plans: of the studies, in any unit of time that they have in common.
+    """
+    timed = [
+        (task.seconds, replace(chunk, memory=int(plan.memory.needed)))
+        for number, (bench, plan) in enumerate(zip(benches, plans, strict=True))
+        for settings, cell in zip(bench.study.cells(), plan.cells, strict=True)
+        for chunk, task in zip(_chunks(number, bench, settings), cell.chunks, strict=True)
+    ]
+    return [chunk for _, chunk in sorted(timed, key=lambda pair: -pair[0])]
 
 
 def _of_cells(benches: Sequence[Bench]) -> list[list[Chunk]]:

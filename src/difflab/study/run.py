@@ -16,6 +16,8 @@ from difflab.places import Place, place
 from difflab.study.bench import Bench, open_benches
 from difflab.study.chunks import Chunk, chunks_in_turn, draw, longest_first
 from difflab.study.engine import Engine, Failure, Local, make_engine
+from difflab.study.outline import sketch
+from difflab.study.plan import OPERATIONS, Plan, plan_of
 from difflab.study.record import CAPTIONS_FILE, command, metric_names, notes, passport, where
 from difflab.study.result import Result, Row, read_result
 from difflab.study.scoring import Real, ToRead, ToScore, differences, look_at_reference, score
@@ -142,7 +144,7 @@ def _draw_cells(benches: Sequence[Bench], engine: Engine, tell: Watch) -> Failed
 
     def missing() -> Iterator[Chunk]:
         there = _begin_cells(benches)
-        for chunk in chunks_in_turn(benches) if engine.alone else longest_first(benches):
+        for chunk in chunks_in_turn(benches) if engine.alone else longest_first(benches, _planned(benches)):
             if chunk.number in there[chunk.key]:
                 drawn(chunk)
             elif chunk.key not in failed:
@@ -154,6 +156,11 @@ def _draw_cells(benches: Sequence[Bench], engine: Engine, tell: Watch) -> Failed
         else:
             drawn(answer.task)
     return failed
+
+
+def _planned(benches: Sequence[Bench]) -> list[Plan]:
+    """What cells cost beside one another, and need of memory."""
+    return [plan_of(sketch(bench.study, bench.batch), OPERATIONS) for bench in benches]
 
 
 def _begin_cells(benches: Sequence[Bench]) -> dict[str, set[int]]:

@@ -66,7 +66,8 @@ def _arrays(path: Place, *names: str) -> dict[str, np.ndarray]:
         return files.patient(read, path)
 
 
-def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The bytes of arrays as an .npz, not compressed."""
     buffer = io.BytesIO()
     np.savez(buffer, **dict(arrays))  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -99,7 +100,7 @@ class CellStore:
     def put_chunk(self, index: int, arrays: Mapping[str, np.ndarray], timing: Mapping[str, Any]) -> None:
         """Write a chunk. Its timing goes first, so that a chunk that is there always has one."""
         files.write_json(self._chunk(index).with_suffix(".json"), timing)
-        files.write_bytes(self._chunk(index), _packed(arrays))
+        files.write_bytes(self._chunk(index), packed(arrays))
 
     def chunk(self, index: int, name: str) -> np.ndarray:
         """One array of one chunk; the others are not read. Raises DifflabError when the chunk is damaged."""
@@ -135,7 +136,7 @@ class CellStore:
 
     def put_arrays(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write arrays beside the chunks, such as `nearest`."""
-        files.write_bytes(self.path / f"{name}.npz", _packed(arrays))
+        files.write_bytes(self.path / f"{name}.npz", packed(arrays))
 
     def get_arrays(self, name: str) -> dict[str, np.ndarray] | None:
         """Read arrays beside the chunks, or None."""

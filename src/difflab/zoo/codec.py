@@ -18,7 +18,7 @@ from difflab.nets.autoencoder import Posterior
 from difflab.zoo.autoencoder import Autoencoder
 from difflab.zoo.families import Rounding
 
-_PIXELS_AT_ONCE = 1 << 19  # eight pictures of 256x256: an autoencoder's own layers take 1 GiB for them
+PIXELS_AT_ONCE = 1 << 19  # eight pictures of 256x256: an autoencoder's own layers take 1 GiB for them
 
 
 def encode(pixels: np.ndarray) -> Tensor:
@@ -44,7 +44,7 @@ def decode(x: Tensor, rounding: Rounding = "nearest") -> np.ndarray:
 
 def encode_moments(autoencoder: Autoencoder, pixels: np.ndarray, device: torch.device) -> Posterior:
     """The posterior of pictures (N, H, W, 3) uint8, on `device`, a bounded number at a time."""
-    at_once = max(1, _PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
+    at_once = max(1, PIXELS_AT_ONCE // (pixels.shape[1] * pixels.shape[2]))
     parts = [autoencoder.encode(x.to(device)) for x in encode(pixels).split(at_once)]
     return Posterior(torch.cat([part.mean for part in parts]), torch.cat([part.logvar for part in parts]))
 
@@ -97,5 +97,5 @@ class LatentCodec:
 
     def _pictures(self, x: Tensor) -> Iterator[Tensor]:
         pixels = x.shape[-2] * x.shape[-1] * self.autoencoder.factor**2
-        for part in x.split(max(1, _PIXELS_AT_ONCE // pixels)):
+        for part in x.split(max(1, PIXELS_AT_ONCE // pixels)):
             yield self.autoencoder.decode(part / self.scale)
