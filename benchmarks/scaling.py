@@ -3,7 +3,7 @@
     python benchmarks/scaling.py paper/dit-cfg paper/dit-steps --gpu h200 [--gpus 8 64 512]
 
 Seconds of chunks, bytes and seconds of scoring are those of `difflab study plan`. What the engine adds is assumed:
-its parts below were measured on two cores (`benchmarks/engine.py`) or are of a data sheet, and are printed with the result.
+its parts were measured on two cores (`benchmarks/engine.py`) or are of a data sheet, and are printed with the result.
 """
 
 from __future__ import annotations
@@ -119,8 +119,9 @@ def _say(planned: Plan, size: int, outcomes: list[Outcome]) -> None:
     print(f"{planned.study.name}, {len(_chunks(planned)):,} chunks of {size}, {each / 60:.1f} min the longest")
     for o in outcomes:
         print(
-            f"  {o.gpus:4d} GPUs: {o.wall / 3600:7.2f} h (start {o.start / 60:.1f} min, drawing {o.drawing / 3600:.2f} h, "
-            f"scoring {o.scoring / 60:.1f} min); {o.share:.0%} of the GPUs' time is on chunks, "
+            f"  {o.gpus:4d} GPUs: {o.wall / 3600:7.2f} h (start {o.start / 60:.1f} min, "
+            f"drawing {o.drawing / 3600:.2f} h, scoring {o.scoring / 60:.1f} min); "
+            f"{o.share:.0%} of the GPUs' time is on chunks, "
             f"the last one is waited for {o.tail / 60:.1f} min; driver {o.handing:.0f} s, "
             f"{o.written / o.drawing / 1e6:.2f} MB/s written"
         )

@@ -66,7 +66,7 @@ class Ray:
         self._sent: dict[int, tuple[Any, Sent]] = {}  # by id; what was sent is kept, so that no other gets its id
 
     def map(
-        self, run: Callable[..., Answer], tasks: Iterable[Task], *given: Any
+        self, run: Callable[..., Answer], tasks: Iterable[Task | None], *given: Any
     ) -> Iterator[Done[Task, Answer] | Failure[Task]]:
         """Answers in the order in which they come. A DifflabError of one task ends all."""
         sent = [self._send(part) for part in given]

@@ -38,7 +38,8 @@ class Failure(Generic[Task]):
 class Engine(Protocol):
     """Maps `run(*given, task)` over tasks; a failure is an answer, not an end.
 
-    Tasks are taken from the iterable as they come up, so the caller may leave out what a failure has made useless.
+    Tasks are taken from the iterable as they come up, so the caller may leave out what a failure has made useless. None
+    among them says that the next one hangs on those under way: the engine asks again after their next answer.
     `given` is what tasks have in common, such as models: it is brought to whoever works once, not with every task.
     Used as a context, which ends what the engine has started.
     """
@@ -46,7 +47,7 @@ class Engine(Protocol):
     alone: bool  # whether one task runs at a time, in the order of the tasks
 
     def map(
-        self, run: Callable[..., Answer], tasks: Iterable[Task], *given: Any
+        self, run: Callable[..., Answer], tasks: Iterable[Task | None], *given: Any
     ) -> Iterator[Done[Task, Answer] | Failure[Task]]: ...
 
     def __enter__(self) -> Engine: ...
@@ -60,10 +61,11 @@ class Local:
     alone = True
 
     def map(
-        self, run: Callable[..., Answer], tasks: Iterable[Task], *given: Any
+        self, run: Callable[..., Answer], tasks: Iterable[Task | None], *given: Any
     ) -> Iterator[Done[Task, Answer] | Failure[Task]]:
         """Answers in the order of the tasks."""
         for task in tasks:
+            assert task is not None, "nothing is under way that a task could hang on"
             yield attempt(run, task, given)
 
     def __enter__(self) -> Local:

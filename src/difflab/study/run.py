@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -14,19 +13,18 @@ from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.places import Place, place
 from difflab.study.bench import Bench, open_benches
-from difflab.study.chunks import Chunk, chunks_in_turn, draw, longest_first
-from difflab.study.engine import Engine, Failure, Local, make_engine
+from difflab.study.chunks import Chunk, chunks_in_turn, longest_first
+from difflab.study.engine import Done, Engine, Failure, Local, make_engine
 from difflab.study.outline import sketch
 from difflab.study.plan import OPERATIONS, Plan, plan_of
 from difflab.study.record import CAPTIONS_FILE, command, metric_names, notes, passport, where
 from difflab.study.result import Result, Row, read_result
-from difflab.study.scoring import Real, ToRead, ToScore, differences, look_at_reference, score
-from difflab.study.spec import Settings, Study, key_of, read_study
+from difflab.study.scoring import Real, Scored, ToRead, ToScore, differences, look_at_reference
+from difflab.study.spec import Settings, Study, read_study
 from difflab.study.store import Store
+from difflab.study.todo import Task, Todo, work
 
 STUDY_FILE = "study.yaml"
-
-Failed = dict[str, str]  # by key of the cell: what was raised, in one sentence
 
 
 @dataclass(frozen=True)
@@ -87,10 +85,9 @@ def run_benches(
         files.write_text(folder / STUDY_FILE, yaml.safe_dump(fields, sort_keys=False, allow_unicode=True))
         if bench.captions:
             files.write_text(folder / CAPTIONS_FILE, "\n".join(bench.captions) + "\n")
-    failed = _draw_cells(benches, worker, tell)
-    rows = _score_cells(benches, real, failed, worker, tell)
+    cells = _draw_and_score(benches, real, worker, tell)
     results = []
-    for bench, folder, of_study, known in zip(benches, folders, rows, real, strict=True):
+    for bench, folder, of_study, known in zip(benches, folders, cells, real, strict=True):
         result = _result(bench, of_study, known)
         result.save(folder)
         results.append(read_result(folder, bench.store.root))  # what a report made later will see
@@ -106,13 +103,13 @@ def _check_folder(study: Study, folder: Place) -> None:
     files.check_writable(folder / STUDY_FILE)
 
 
-def _result(bench: Bench, rows: list[Row], real: Real) -> Result:
-    of_length = real.floors.of_length
+def _result(bench: Bench, cells: list[Scored], real: Real) -> Result:
+    of_length, rows = real.floors.of_length, [cell.row for cell in cells]
     return Result(
         study=bench.study,
         metric_names=metric_names(bench),
         rows=[row.model_copy(update={"floors": of_length.get(bench.frames_of(row.settings), {})}) for row in rows],
-        differences=differences(bench, rows),
+        differences=differences(bench, cells),
         passport=passport(bench),
         floors=real.floors.common,
         machine=where(bench, rows),
@@ -133,29 +130,42 @@ def _look_at_references(benches: Sequence[Bench], engine: Engine) -> list[Real]:
     return [found[number] for number in range(len(benches))]
 
 
-def _draw_cells(benches: Sequence[Bench], engine: Engine, tell: Watch) -> Failed:
-    """Draw what is missing of all cells; what is there already is never done again. Returns the cells that failed."""
-    failed: Failed = {}
-    done: Counter[str] = Counter()
+def _draw_and_score(benches: Sequence[Bench], real: Sequence[Real], engine: Engine, tell: Watch) -> list[list[Scored]]:
+    """Draw what is missing of all cells and score them: those of each study, in their order.
 
-    def drawn(chunk: Chunk) -> None:
-        done[chunk.key] += len(chunk.rows)
-        tell(Progress(benches[chunk.bench].study, chunk.settings, done[chunk.key]))
+    What is there already is never done again. Where many work, cells are scored while others are drawn; one worker
+    draws in turn first, so that its times compare.
+    """
+    chunks = chunks_in_turn(benches) if engine.alone else longest_first(benches, _planned(benches))
+    todo = Todo(benches, chunks, at_once=not engine.alone)
+    found: dict[tuple[int, Settings], Scored] = {}
 
-    def missing() -> Iterator[Chunk]:
-        there = _begin_cells(benches)
-        for chunk in chunks_in_turn(benches) if engine.alone else longest_first(benches, _planned(benches)):
-            if chunk.number in there[chunk.key]:
-                drawn(chunk)
-            elif chunk.key not in failed:
-                yield chunk
+    def told(task: Task, scored: bool) -> None:
+        tell(Progress(benches[task.bench].study, task.settings, todo.samples[todo.cell(task)], scored))
 
-    for answer in engine.map(draw, missing(), benches):
-        if isinstance(answer, Failure):
-            failed[answer.task.key] = answer.message
+    for cell in todo.cells:
+        if todo.samples[todo.cell(cell)]:
+            told(cell, scored=False)
+    answers: Iterator[Done[Task, Scored | None] | Failure[Task]]
+    answers = engine.map(work, todo.tasks(), benches, [known.against for known in real])
+    for done in answers:
+        task = done.task
+        if isinstance(done, Failure):
+            if isinstance(task, Chunk):
+                todo.fail(task, done.message)
+            else:
+                found[task.bench, task.settings] = _failed(benches, task, done.message)
+        elif isinstance(task, Chunk):
+            todo.drawn(task)
+            told(task, scored=False)
         else:
-            drawn(answer.task)
-    return failed
+            assert done.answer is not None
+            found[task.bench, task.settings] = done.answer
+            told(task, scored=True)
+    for cell in todo.cells:
+        if (message := todo.failed.get(todo.cell(cell))) is not None:
+            found[cell.bench, cell.settings] = _failed(benches, cell, message)
+    return [[found[number, settings] for settings in bench.study.cells()] for number, bench in enumerate(benches)]
 
 
 def _planned(benches: Sequence[Bench]) -> list[Plan]:
@@ -163,43 +173,13 @@ def _planned(benches: Sequence[Bench]) -> list[Plan]:
     return [plan_of(sketch(bench.study, bench.batch), OPERATIONS) for bench in benches]
 
 
-def _begin_cells(benches: Sequence[Bench]) -> dict[str, set[int]]:
-    """Record what decides the numbers of every cell, and find the chunks that are there, by key."""
-    there = {}
-    for bench in benches:
-        for settings in bench.study.cells():
-            decides = bench.decides(settings)
-            cell = bench.store.cell(decides)
-            cell.begin(decides)
-            there[cell.key] = cell.drawn()
-    return there
-
-
-def _score_cells(
-    benches: Sequence[Bench], real: Sequence[Real], failed: Failed, engine: Engine, tell: Watch
-) -> list[list[Row]]:
-    """A row for each cell of each study, in their order."""
-    cells = [
-        ToScore(number, settings, key_of(bench.decides(settings)))
-        for number, bench in enumerate(benches)
-        for settings in bench.study.cells()
-    ]
-    rows = {(c.bench, c.settings): _failed_row(benches, c, failed[c.key]) for c in cells if c.key in failed}
-    sound = [cell for cell in cells if cell.key not in failed]
-    for answer in engine.map(score, sound, benches, [known.against for known in real]):
-        task = answer.task
-        row = _failed_row(benches, task, answer.message) if isinstance(answer, Failure) else answer.answer
-        rows[task.bench, task.settings] = row
-        tell(Progress(benches[task.bench].study, task.settings, task.settings.count, scored=True))
-    return [[rows[number, settings] for settings in bench.study.cells()] for number, bench in enumerate(benches)]
-
-
-def _failed_row(benches: Sequence[Bench], cell: ToScore, message: str) -> Row:
+def _failed(benches: Sequence[Bench], cell: ToScore, message: str) -> Scored:
     study, told = benches[cell.bench].study, bool(benches[cell.bench].captions)
-    return Row(
+    row = Row(
         key=cell.key,
         settings=cell.settings,
         varied=study.varied(cell.settings),
         command=command(study, cell.settings, told=told),
         error=message,
     )
+    return Scored(row, {})

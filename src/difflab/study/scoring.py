@@ -81,15 +81,26 @@ def look_at_reference(benches: Sequence[Bench], task: ToRead) -> Real:
     return Real(dict(bench.measured), floors)
 
 
-def score(benches: Sequence[Bench], against: Sequence[Against], task: ToScore) -> Row:
-    """The row of a cell, scored or read; `against` is that of each bench."""
+@dataclass(frozen=True)
+class Scored:
+    """The row of a cell, and by metric what belongs together between two cells, if anything does: booleans of samples
+    from one start noise, or of one reference sample; or replicates that drew the same rows."""
+
+    row: Row
+    paired: dict[Metric, np.ndarray]
+
+
+def score(benches: Sequence[Bench], against: Sequence[Against], task: ToScore) -> Scored:
+    """A cell, scored or read; `against` is that of each bench."""
     bench = benches[task.bench]
     bench.measured.update(against[task.bench])
-    return _scored_row(bench, task.settings, bench.store.at(task.key))
+    cell = bench.store.at(task.key)
+    record = _scores(bench, task.settings, cell)
+    return Scored(_row(bench, task.settings, cell, record), _paired(record))
 
 
-def _scored_row(bench: Bench, settings: Settings, cell: CellStore) -> Row:
-    record, timings = _scores(bench, settings, cell), cell.timings()
+def _row(bench: Bench, settings: Settings, cell: CellStore, record: Mapping[str, Any]) -> Row:
+    timings = cell.timings()
     each = [seconds for chunk in timings for seconds in chunk["seconds per sample of a batch"]]
     return Row(
         key=cell.key,
@@ -269,30 +280,28 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     return record
 
 
-def differences(bench: Bench, rows: Sequence[Row]) -> list[Difference]:
+def differences(bench: Bench, cells: Sequence[Scored]) -> list[Difference]:
     """Paired differences between all cells that have seed and count in common."""
-    sound = [row for row in rows if not row.error]
-    cells = {row.key: bench.store.at(row.key) for row in sound}
     found = []
     for metric in bench.study.metrics:
-        paired = {key: _paired(cell, metric) for key, cell in cells.items()}
-        for a, b in combinations(sound, 2):
-            if (a.settings.seed, a.settings.count) != (b.settings.seed, b.settings.count):
+        for a, b in combinations(cells, 2):
+            one, two = a.paired.get(metric), b.paired.get(metric)
+            if one is None or two is None or _draws(a.row) != _draws(b.row):
                 continue
-            value = b.scores[metric].value - a.scores[metric].value
-            one, two = paired[a.key], paired[b.key]
-            if one is None or two is None:
-                continue
+            value = b.row.scores[metric].value - a.row.scores[metric].value
             low, high = paired_shares(one, two) if one.dtype == bool else interval(value, two - one)
-            found.append(Difference(metric=metric, a=a.key, b=b.key, value=value, low=low, high=high))
+            found.append(Difference(metric=metric, a=a.row.key, b=b.row.key, value=value, low=low, high=high))
     return found
 
 
-def _paired(cell: CellStore, metric: Metric) -> np.ndarray | None:
-    """What belongs together between two cells, if anything does: booleans of samples from one start noise, or of one
-    reference sample; or replicates that drew the same rows."""
-    record = cell.get("result") or {}
-    if metric in record["marks"]:
-        count, packed = record["marks"][metric]
-        return np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8), count=count).astype(bool)
-    return np.array(record["replicates"][metric]) if metric in record["replicates"] else None
+def _draws(row: Row) -> tuple[int, int]:
+    return row.settings.seed, row.settings.count
+
+
+def _paired(record: Mapping[str, Any]) -> dict[Metric, np.ndarray]:
+    """What a record of scores says of single samples and of replicates."""
+    marks = {
+        metric: np.unpackbits(np.frombuffer(bytes.fromhex(packed), np.uint8), count=count).astype(bool)
+        for metric, (count, packed) in record["marks"].items()
+    }
+    return {metric: np.array(values) for metric, values in record["replicates"].items()} | marks
