@@ -7,7 +7,8 @@ from difflab.data.dataset import Item
 from difflab.data.shapes import Shapes
 from difflab.data.shapes_clips import ShapesClips
 from difflab.train import feed as feed_module
-from difflab.train.feed import Batch, Feed, step_seed
+from difflab.train.draws import step_seed
+from difflab.train.feed import Batch, Feed
 
 
 class Numbers:

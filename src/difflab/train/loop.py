@@ -26,8 +26,9 @@ from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents
 from difflab.errors import DifflabError
 from difflab.train.config import AnyRecipe, DiffusionRecipe, parse_recipe
+from difflab.train.draws import Draws, step_seed
 from difflab.train.ema import EMA
-from difflab.train.feed import Batch, Feed, step_seed
+from difflab.train.feed import Batch, Feed
 from difflab.train.objective import Drawn, Objective, make_objective
 from difflab.train.optim import make_optimizer, set_rate
 
@@ -90,7 +91,7 @@ class Trainer:
         for drawn in self._drawings():
             lr = r.optim.lr_at(self.step, r.steps)
             set_rate(self.optimizer, lr)
-            torch.manual_seed(self._seed(self.step))  # for dropout
+            torch.manual_seed(step_seed(r.seed, self.step, self.accelerator.process_index))  # for dropout
             loss, norm = optimise(
                 self.network, self._losses(drawn), self.optimizer, r.optim.grad_clip, self.accelerator, r.accumulate
             )
@@ -100,9 +101,6 @@ class Trainer:
             self.seconds = self.seconds_before + time.perf_counter() - began
             yield Progress(self.step, loss, norm, lr, self.seconds)
 
-    def _seed(self, step: int) -> int:
-        return step_seed(self.recipe.seed, step, self.accelerator.process_index)
-
     def _drawings(self) -> Iterator[Drawn]:
         """What each step that is left needs; the next one's samples are read while this one trains. Beside an
         accelerator they are drawn then, too, unless that asks a network: the two would share its settings."""
@@ -110,7 +108,8 @@ class Trainer:
 
         def draw(numbered: tuple[int, Batch]) -> Drawn:
             step, batch = numbered
-            return self.objective.draw(batch, torch.Generator().manual_seed(self._seed(step)), device)
+            draws = Draws(self.recipe.seed, step, self.feed.whole, self.feed.own)
+            return self.objective.draw(batch, draws, device)
 
         batches = zip(steps, one_ahead(self.feed.at, steps), strict=True)
         beside = device.type != "cpu" and not self.objective.asks_a_network
