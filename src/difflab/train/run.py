@@ -61,7 +61,7 @@ def train(
 ) -> Path:
     """Train by `recipe` in the folder `out`; returns the finished model's file.
 
-    The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
+    The folder gets `checkpoint` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
     `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step, and
     `reads`, before the first, how many captions a text encoder has read, of how many. Ctrl-C lets the step that runs
     end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and saves nothing.
