@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -72,6 +73,12 @@ class Feed:
         self._threads = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
         drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames
         self._decoded = self._decode_all() if not drawn and self._fits() else None
+
+    def alone(self) -> Feed:
+        """The same batches as one device sees them, whole."""
+        feed = copy(self)
+        feed.batch, feed.own = self.whole, slice(0, self.whole)
+        return feed
 
     def at(self, step: int) -> Batch:
         """The samples of one step."""

@@ -1,7 +1,9 @@
 """The training loop: it yields after every step; the caller logs, shows, stops.
 
 Everything random at step s depends on (seed, s) alone and the checkpoint holds the whole state, so a resumed run equals
-one that was never interrupted.
+one that was never interrupted. On another number of processes it sees the same data and noise, and its losses are the
+same but for the order of sums; only dropout, which layers draw for the samples that they are given, is then another
+one, so that with it losses agree in distribution alone.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from difflab.train.ema import EMA
 from difflab.train.feed import Batch, Feed
 from difflab.train.objective import Drawn, Objective, make_objective
 from difflab.train.optim import blank_state, make_optimizer, set_rate, set_state, state_tensors
+from difflab.train.parallel import Parallel, everywhere, local, spread, unsynchronised, whole
 from difflab.zoo.training_state import (
     RECORD,
     make_room,
@@ -64,9 +67,12 @@ class Trainer:
         recipe: what to do.
         dataset: pictures of one size.
         folder: where `checkpoint` lies.
+        parallel: whether several processes each have a copy of the network, or a shard of it.
+
+    With several processes, all must call the methods together.
     """
 
-    def __init__(self, recipe: AnyRecipe, dataset: Dataset | Latents, folder: Path) -> None:
+    def __init__(self, recipe: AnyRecipe, dataset: Dataset | Latents, folder: Path, parallel: Parallel = "ddp") -> None:
         self.recipe, self.folder = recipe, folder / STATE
         self.accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
         _warn_if_emulated(recipe.precision, self.accelerator.device)
@@ -80,7 +86,7 @@ class Trainer:
         self.objective: Objective = make_objective(recipe)
         network = self.objective.build()
         self.bare = network
-        self.network = self.accelerator.prepare(network)  # moves it to the device; what follows is made of it there
+        self.network = spread(network, self.accelerator, parallel)  # on the device; what follows is made of it there
         self.ema = EMA(network, recipe.ema_rate) if isinstance(recipe, DiffusionRecipe) else None
         self.rule = make_optimizer(network, recipe.optim)
         self.optimizer = self.accelerator.prepare(self.rule)
@@ -105,6 +111,8 @@ class Trainer:
             )
             if self.ema is not None:
                 self.ema.update(self.bare)
+            if self.accelerator.num_processes > 1:
+                loss = self.accelerator.reduce(loss, "mean")
             self.step += 1
             self.seconds = self.seconds_before + time.perf_counter() - began
             yield Progress(self.step, loss, norm, lr, self.seconds)
@@ -158,7 +166,8 @@ class Trainer:
 
     def check_finite(self) -> None:
         """Raise DifflabError where training diverged."""
-        if not all(value.isfinite().all() for value in self.bare.state_dict().values()):
+        finite = all(local(value).isfinite().all() for value in self.bare.state_dict().values())
+        if not everywhere(finite, self.accelerator):
             raise DifflabError(
                 f"{self.recipe.name}: the training diverged by step {self.step}, its weights are NaN or infinite; "
                 "begin again with a lower optim.lr."
@@ -198,12 +207,15 @@ class Trainer:
         set_state(self.rule, self.bare, state)
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The weights to use: the running average where there is one, on the CPU. Raises DifflabError where training
-        diverged."""
+        """The weights to use: the running average where there is one, on the CPU; nothing on other processes than the
+        main one. Raises DifflabError where training diverged."""
         self.check_finite()
-        state = {name: value.detach().cpu().clone() for name, value in self.bare.state_dict().items()}
-        if self.ema is not None:
-            state |= {name: value.cpu().clone() for name, value in self.ema.state_dict().items()}
+        averages = self.ema.state_dict() if self.ema else {}
+        state = {}
+        for name, value in self.bare.state_dict().items():
+            full = whole(averages.get(name, value).detach())
+            if self.accelerator.is_main_process:
+                state[name] = full.cpu().clone()
         return state
 
 
@@ -240,7 +252,7 @@ def optimise(
     seen = []
     for number, loss in enumerate(losses, start=1):
         # Only the last part's backward pass should exchange gradients between devices.
-        alone = accelerator.no_sync(network) if accelerator and number < parts else nullcontext()
+        alone = unsynchronised(network, accelerator) if accelerator and number < parts else nullcontext()
         with alone:
             accelerator.backward(loss / parts) if accelerator else (loss / parts).backward()
         seen.append(loss.detach())
@@ -248,7 +260,7 @@ def optimise(
         accelerator.unscale_gradients()
     norm = nn.utils.clip_grad_norm_(network.parameters(), grad_clip if grad_clip is not None else float("inf"))
     optimizer.step()
-    return torch.stack(seen).mean(), norm
+    return torch.stack(seen).mean(), whole(norm)
 
 
 def _warn_if_emulated(precision: str, device: torch.device) -> None:
