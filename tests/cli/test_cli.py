@@ -273,7 +273,9 @@ def test_a_trained_model_can_be_called_by_its_name(tmp_path: Path, monkeypatch: 
         "network: {image_size: 8, ch: 32, ch_mult: [1], num_res_blocks: 1, attn_resolutions: []}\n"
     )
     (tmp_path / "little.yaml").write_text(recipe)
-    _run("train", tmp_path / "little.yaml", "--out", tmp_path / "run")
+    with pytest.raises(DifflabError, match=r"'fdsp' is not one of ddp or fsdp\. Did you mean 'fsdp'"):
+        _run("train", tmp_path / "little.yaml", "--parallel", "fdsp")
+    _run("train", tmp_path / "little.yaml", "--out", tmp_path / "run", "--parallel", "fsdp")
     assert find("little").path == tmp_path / "home" / "models" / "little.safetensors"
     assert "little" in _run("models", "show", "little")
     shadow = tmp_path / "shapes-unet2d.safetensors"

@@ -38,7 +38,7 @@ def torchrun(folder: Path, jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
         sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(port),
         str(Path(__file__).parent / "spread.py"), str(folder), json.dumps(jobs),
     ]  # fmt: skip
-    env = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

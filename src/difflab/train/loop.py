@@ -8,6 +8,7 @@ one, so that with it losses agree in distribution alone.
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,8 @@ class Trainer:
 
     def __init__(self, recipe: AnyRecipe, dataset: Dataset | Latents, folder: Path, parallel: Parallel = "ddp") -> None:
         self.recipe, self.folder = recipe, folder / STATE
-        self.accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
+        precision = "no" if recipe.precision == "fp32" else recipe.precision
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=_only_processors())
         _warn_if_emulated(recipe.precision, self.accelerator.device)
         world = self.accelerator.num_processes
         if recipe.batch % (world * recipe.accumulate):
@@ -217,6 +219,12 @@ class Trainer:
             if self.accelerator.is_main_process:
                 state[name] = full.cpu().clone()
         return state
+
+
+def _only_processors() -> bool:
+    """Whether torchrun has started several processes where there is no accelerator; untold, accelerate takes each for
+    the only one then."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def _reads(recipe: AnyRecipe) -> bool:

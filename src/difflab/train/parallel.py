@@ -6,6 +6,7 @@ takes the `whole`, for which all processes must ask together.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
@@ -31,6 +32,8 @@ def spread(network: nn.Module, accelerator: Accelerator, parallel: Parallel) -> 
     network = accelerator.prepare_model(network, evaluation_mode=True)  # without the wrapper of ddp
     for p in network.parameters():
         p.data = p.data.contiguous()  # fully_shard takes no other, as channels-last ones
+    # Changed in place, such outputs would lose a hook; our networks make new tensors, which the warning cannot know.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     blocks = getattr(network, "shards", ())
     for module in [module for module in network.modules() if isinstance(module, blocks)]:
