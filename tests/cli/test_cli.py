@@ -19,6 +19,7 @@ from difflab.cli.app import app
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.families import FAMILIES, UNet2DConfig
+from difflab.zoo.training_state import read_record, read_whole
 
 TINY = UNet2DConfig(image_size=8, ch=32, ch_mult=(1,), num_res_blocks=1, attn_resolutions=())
 YAML = """
@@ -250,11 +251,13 @@ def test_official_training_is_sampled_from_by_the_same_command(
     common = ["ddim", "--config", tmp_path / "tiny.yml", "--exp", tmp_path / "exp", "--ni"]
     for doc, seed in (("a", 1), ("b", 2)):
         _run(*common, "--doc", doc, "--seed", seed)
-    state = torch.load(tmp_path / "exp" / "logs" / "a" / "checkpoint.pt", weights_only=True)
-    assert state["step"] == 2, "one epoch of 6 pictures in batches of 4"
-    assert all(torch.equal(state["network"][name], value) for name, value in state["ema"].items())
-    other = torch.load(tmp_path / "exp" / "logs" / "b" / "checkpoint.pt", weights_only=True)
-    assert not torch.equal(other["network"]["conv_in.weight"], state["network"]["conv_in.weight"])
+    logs = tmp_path / "exp" / "logs"
+    assert read_record(logs / "a" / "checkpoint")["step"] == 2, "one epoch of 6 pictures in batches of 4"
+    tensors = logs / "a" / "checkpoint" / "0000002"
+    network, averages = read_whole(tensors, "network."), read_whole(tensors, "ema.")
+    assert all(torch.equal(network[name], value) for name, value in averages.items())
+    other = read_whole(logs / "b" / "checkpoint" / "0000002", "network.")
+    assert not torch.equal(other["conv_in.weight"], network["conv_in.weight"])
     _run(*common, "--doc", "a", "--sample", "--sequence", "--timesteps", 2)
     assert len(list((tmp_path / "exp" / "image_samples" / "images").glob("*.png"))) == 16
     with pytest.raises(DifflabError, match="not continue; choose another --doc"):
@@ -270,7 +273,9 @@ def test_a_trained_model_can_be_called_by_its_name(tmp_path: Path, monkeypatch: 
         "network: {image_size: 8, ch: 32, ch_mult: [1], num_res_blocks: 1, attn_resolutions: []}\n"
     )
     (tmp_path / "little.yaml").write_text(recipe)
-    _run("train", tmp_path / "little.yaml", "--out", tmp_path / "run")
+    with pytest.raises(DifflabError, match=r"'fdsp' is not one of ddp or fsdp\. Did you mean 'fsdp'"):
+        _run("train", tmp_path / "little.yaml", "--parallel", "fdsp")
+    _run("train", tmp_path / "little.yaml", "--out", tmp_path / "run", "--parallel", "fsdp")
     assert find("little").path == tmp_path / "home" / "models" / "little.safetensors"
     assert "little" in _run("models", "show", "little")
     shadow = tmp_path / "shapes-unet2d.safetensors"

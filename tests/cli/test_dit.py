@@ -80,7 +80,7 @@ def test_train_is_the_official_recipe_and_its_model_loads(parts, tmp_path):
     assert (recipe["optim"]["lr"], recipe["optim"]["grad_clip"], recipe["ema_rate"]) == (1e-4, None, 0.9999)
     assert (recipe["data"]["crop"], recipe["data"]["flip"], recipe["steps"]) == ("adm", True, 1)
     assert model.card.classes == ("a", "b")
-    assert (folder / "checkpoint.pt").exists()
+    assert (folder / "checkpoint" / "state.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import difflab
 from difflab.data.shapes_clips import ShapesClips
 from difflab.errors import DifflabError
 from difflab.train.config import parse_recipe
+from difflab.train.draws import Draws
 from difflab.train.feed import Batch
 from difflab.train.loop import CHECKPOINT
 from difflab.train.motions_denoiser import MotionsDenoiser, known_of_classes
@@ -93,7 +94,7 @@ def test_classes_of_clips_are_hidden_sometimes():
     objective = DiffusionObjective(recipe(network=network))
     labels = np.arange(16).repeat(20)
     batch = Batch(np.zeros((320, 3, 16, 16, 3), np.uint8), labels, labels)
-    told = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))[3]
+    told = objective.draw(batch, Draws(0, 0, len(batch.indices)), torch.device("cpu"))[3]
     assert 0.4 < (told == 16).float().mean() < 0.6
     assert ((told == 16) | (told == torch.from_numpy(labels))).all()
 
@@ -125,7 +126,7 @@ def test_the_exact_target_is_the_mean_of_the_class_that_is_told():
 def test_lognormal_timesteps_are_drawn_where_a_recipe_asks_for_them():
     objective = DiffusionObjective(of_known_clips(schedule={"name": "cosine"}))
     batch = Batch(np.zeros((200, 3, 32, 32, 3), np.uint8), np.zeros(200, np.int64), np.arange(200))
-    t = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))[1]
+    t = objective.draw(batch, Draws(0, 0, len(batch.indices)), torch.device("cpu"))[1]
     assert 650 < t.double().mean().item() < 780  # where sigma / alpha is e^0.8, t is 730; of uniform ones 500
 
 

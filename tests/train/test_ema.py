@@ -55,7 +55,8 @@ def test_a_saved_average_goes_on_as_if_never_stopped():
     first, second = EMA(layer, 0.9), EMA(other, 0.9)
     nn.init.constant_(layer.weight, 2.0)
     first.update(layer)
-    second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+    for name, value in first.state_dict().items():
+        second.state_dict()[name].copy_(value)
     for ema in (first, second):
         ema.update(layer)
     assert torch.equal(first.state_dict()["weight"], second.state_dict()["weight"])

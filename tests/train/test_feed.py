@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from difflab.data.clips import Window, open_clips
 from difflab.data.dataset import Item
 from difflab.data.shapes import Shapes
 from difflab.data.shapes_clips import ShapesClips
 from difflab.train import feed as feed_module
-from difflab.train.feed import Batch, Feed, step_seed
+from difflab.train.draws import step_seed
+from difflab.train.feed import Batch, Feed
 
 
 class Numbers:
@@ -108,3 +111,21 @@ def test_frames_of_other_clips_follow_each_clip():
     assert all(frame.tobytes() in every for frame in batch.pictures[:, 4:].reshape(-1, 16, 16, 3))
     np.testing.assert_array_equal(batch.pictures, Feed(world, 3, seed=1, images=2).at(7).pictures)
     assert (batch.pictures[:, 4:] != beside.at(8).pictures[:, 4:]).any()
+
+
+@pytest.mark.parametrize("images", [0, 2])
+def test_devices_share_windows_of_films_and_frames_beside_them(tmp_path, images):
+    for film in range(3):
+        for number in range(30):
+            path = tmp_path / f"film{film}" / f"{number:02d}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(np.full((16, 16, 3), 80 * film + 2 * number, np.uint8)).save(path)
+    films = open_clips(tmp_path, Window(4), 16)
+    alone = Feed(films, 6, seed=1, flip=True, images=images)
+    parts = [Feed(films, 3, seed=1, flip=True, images=images, rank=rank, world=2).at(2).pictures for rank in range(2)]
+    assert alone.at(2).pictures.shape[1] == 4 + images
+    np.testing.assert_array_equal(np.concatenate(parts), alone.at(2).pictures)
+    np.testing.assert_array_equal(
+        Feed(films, 3, seed=1, flip=True, images=images, rank=1, world=2).alone().at(2).pictures, alone.at(2).pictures
+    )
+    assert (alone.at(2).pictures != alone.at(3).pictures).any()

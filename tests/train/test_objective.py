@@ -9,6 +9,7 @@ from difflab.core.prediction import add_noise, target
 from difflab.data.shapes import COLOURS, Shapes, sample_scenes
 from difflab.errors import DifflabError
 from difflab.train.config import AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
+from difflab.train.draws import Draws, Of
 from difflab.train.feed import Batch
 from difflab.train.objective import (
     SCENE_HEADS,
@@ -28,12 +29,16 @@ def batch(n: int = 4) -> Batch:
     return Batch(pictures, np.zeros(n, np.int64), np.arange(n))
 
 
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
+def draws(some: Batch) -> Draws:
+    return Draws(0, 0, len(some.indices))
+
+
+def drawn_of(objective, some: Batch) -> tuple[torch.Tensor, ...]:
+    return objective.draw(some, draws(some), CPU)
 
 
 def lost(objective, network, some=None) -> torch.Tensor:
-    return objective.loss(network, objective.draw(some or batch(), generator(), CPU))
+    return objective.loss(network, drawn_of(objective, some or batch()))
 
 
 def test_the_official_objective_is_the_sum_over_pixels_and_channels(recipe):
@@ -45,9 +50,8 @@ def test_a_recipe_decides_what_the_network_sees_and_how_it_is_judged(recipe):
     """The same draw of timesteps and noise, by hand: pixels to [-1, 1], antithetic timesteps, then noise."""
     seen = []
     loss = lost(DiffusionObjective(recipe(prediction="v")), lambda x, t: seen.append((x, t)) or 0 * x)
-    source = generator()
-    t = antithetic_timesteps(4, 1000, source)
-    eps = torch.randn(4, 3, 16, 16, generator=source)
+    t = antithetic_timesteps(4, 1000, draws(batch()).generator(Of.TIMESTEPS))
+    eps = draws(batch()).normal(Of.NOISE, (3, 16, 16))
     x0 = torch.from_numpy(batch().pictures).permute(0, 3, 1, 2) / 127.5 - 1
     at = recipe().schedule.build().at(t, 4)
     assert torch.equal(seen[0][1], t)
@@ -156,7 +160,7 @@ def labelled(n: int = 400) -> Batch:
 
 def test_a_learned_variance_is_trained_by_the_hybrid_loss():
     objective = DiffusionObjective(latent_recipe())
-    drawn = objective.draw(labelled(8), generator(), CPU)
+    drawn = drawn_of(objective, labelled(8))
     x0, t, eps, _ = drawn
     network = objective.build()
     terms = hybrid_terms(lambda x, t: network(x, t, drawn[3]), x0, t, eps, objective.schedule, objective.posteriors)
@@ -166,7 +170,7 @@ def test_a_learned_variance_is_trained_by_the_hybrid_loss():
 @pytest.mark.parametrize("share", [0.0, 0.25])
 def test_that_share_of_the_classes_is_hidden_and_the_others_are_told(share):
     objective = DiffusionObjective(latent_recipe(network={"class_dropout_prob": share}))
-    y = objective.draw(labelled(), generator(), CPU)[3]
+    y = drawn_of(objective, labelled())[3]
     hidden = y == 5
     assert abs(hidden.float().mean().item() - share) < 4 * (share * (1 - share) / 400) ** 0.5 + 1e-9
     assert torch.equal(y[~hidden], torch.arange(400)[~hidden] % 5)
@@ -174,7 +178,7 @@ def test_that_share_of_the_classes_is_hidden_and_the_others_are_told(share):
 
 def test_with_one_class_there_is_nothing_to_tell():
     objective = DiffusionObjective(latent_recipe(network={"num_classes": 1, "class_dropout_prob": 0.0}))
-    assert not objective.draw(labelled(), generator(), CPU)[3].any()
+    assert not drawn_of(objective, labelled())[3].any()
 
 
 def test_more_classes_than_the_network_is_told_apart_by_are_refused():
@@ -186,7 +190,7 @@ def test_more_classes_than_the_network_is_told_apart_by_are_refused():
 
 def test_parts_of_a_batch_have_the_loss_of_the_whole():
     objective = DiffusionObjective(latent_recipe())
-    network, drawn = objective.build(), objective.draw(labelled(8), generator(), CPU)
+    network, drawn = objective.build(), drawn_of(objective, labelled(8))
     halves = [objective.loss(network, part) for part in zip(*(value.chunk(2) for value in drawn), strict=True)]
     torch.testing.assert_close(torch.stack(halves).mean(), objective.loss(network, drawn))
 
@@ -198,7 +202,7 @@ def test_the_autoencoders_loss_is_the_squared_error_and_the_weighed_divergence()
     objective = AutoencoderObjective(recipe)
     network = objective.build()
     some = Batch(np.full((4, 32, 32, 3), 200, np.uint8), np.zeros(4, np.int64), np.arange(4))
-    x, noise = objective.draw(some, generator(), CPU)
+    x, noise = drawn_of(objective, some)
     assert noise.shape == (4, 4, 8, 8)
     reconstruction, posterior = network(x, noise)
     deviation = (0.5 * posterior.logvar).exp()

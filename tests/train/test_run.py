@@ -10,8 +10,9 @@ import torch
 import difflab
 from difflab.errors import DifflabError
 from difflab.train.config import FeaturesRecipe
-from difflab.train.loop import CHECKPOINT, optimise, read_training_state
+from difflab.train.loop import STATE, optimise
 from difflab.train.run import train
+from difflab.zoo.training_state import read_record, read_whole
 
 
 class Stop(Exception):
@@ -41,7 +42,7 @@ def test_a_finished_training_loads_and_says_how_it_was_made(recipe, tmp_path):
     assert model.card.schedule == recipe.schedule
     assert model.card.training["recipe"] == recipe.model_dump(mode="json")
     assert (model.card.training["steps"], model.card.training["images"]) == (6, 24)
-    averages = read_training_state(tmp_path / CHECKPOINT)["ema"]
+    averages = read_whole(tmp_path / STATE / "0000006", "ema.")
     assert all(torch.equal(value, averages[name]) for name, value in model.network.state_dict().items())
 
 
@@ -77,7 +78,7 @@ def test_ctrl_c_within_a_step_lets_it_end_and_continues_exactly(recipe, tmp_path
         patch.setattr("difflab.train.loop.optimise", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(), tmp_path / "cut")
-    assert read_training_state(tmp_path / "cut" / CHECKPOINT)["step"] == 2
+    assert read_record(tmp_path / "cut" / STATE)["step"] == 2
     continued = train(recipe(), tmp_path / "cut", resume=True)
     assert difflab.load(continued).weights_hash == difflab.load(whole).weights_hash
 
@@ -99,7 +100,7 @@ def test_a_second_ctrl_c_does_not_wait_and_spoils_nothing(recipe, tmp_path, monk
         patch.setattr("difflab.train.loop.optimise", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(save_every=2), tmp_path / "cut")
-    assert read_training_state(tmp_path / "cut" / CHECKPOINT)["step"] == 2
+    assert read_record(tmp_path / "cut" / STATE)["step"] == 2
     continued = train(recipe(), tmp_path / "cut", resume=True)
     assert difflab.load(continued).weights_hash == difflab.load(whole).weights_hash
 
@@ -114,7 +115,13 @@ def test_a_crashed_training_continues_from_its_last_save(recipe, tmp_path):
     whole = train(recipe(), tmp_path / "whole")
     with pytest.raises(Stop):
         train(recipe(save_every=2), tmp_path / "cut", watch=stop_at(5, Stop))
-    assert read_training_state(tmp_path / "cut" / CHECKPOINT)["step"] == 4
+    assert read_record(tmp_path / "cut" / STATE)["step"] == 4
+    averages = read_whole(tmp_path / "cut" / STATE / "0000004", "ema.")
+    for weights in ("ema", "raw"):
+        found = difflab.load(tmp_path / "cut" / STATE, weights=weights)
+        assert (found.card.weights, found.card.training["step"]) == (weights, 4)
+        same = [torch.equal(value, averages[name]) for name, value in found.network.state_dict().items()]
+        assert all(same) if weights == "ema" else not all(same)
     continued = train(recipe(), tmp_path / "cut", resume=True)
     assert difflab.load(continued).weights_hash == difflab.load(whole).weights_hash
 

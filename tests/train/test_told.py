@@ -16,6 +16,7 @@ from difflab.data.shapes import Shapes, recognise
 from difflab.data.shapes_clips import ShapesClips, recognise_clips
 from difflab.errors import DifflabError
 from difflab.train.config import folder_of, parse_recipe, read_recipe
+from difflab.train.draws import Draws
 from difflab.train.feed import Batch, Feed, captions_in
 from difflab.train.loop import CHECKPOINT, Trainer
 from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions
@@ -59,7 +60,7 @@ def drawn(asked, captions: list[str], seed: int = 0) -> tuple[torch.Tensor, ...]
     frames = () if asked.data.frames is None else (asked.data.frames,)
     pictures = np.zeros((len(captions), *frames, asked.data.size, asked.data.size, 3), np.uint8)
     batch = Batch(pictures, np.zeros(len(captions), int), np.arange(len(captions)), captions=captions)
-    return DiffusionObjective(asked).draw(batch, torch.Generator().manual_seed(seed), torch.device("cpu"))
+    return DiffusionObjective(asked).draw(batch, Draws(seed, 0, len(batch.indices)), torch.device("cpu"))
 
 
 class Stop(Exception):
@@ -117,12 +118,12 @@ def test_a_text_encoder_sees_sentences_about_scenes_and_clips_and_answers_of_eac
     asked = recipe("text", batch=7)
     objective = TextObjective(asked)
     batch = Feed(Shapes(32), 7, 0).at(3)
-    numbers, *targets = objective.draw(batch, torch.Generator(), torch.device("cpu"))
+    numbers, *targets = objective.draw(batch, Draws(0, 0, len(batch.indices)), torch.device("cpu"))
     table = {number: word for word, number in objective.network.numbers.items()}
     texts = [" ".join(table[n] for n in row if n > 1) for row in numbers.tolist()]
-    assert ["moves" in text for text in texts] == [False] * 4 + [True] * 3
-    assert texts[:4] == scene_captions(0, batch.indices[3:])
-    assert texts[4:] == clip_captions(0, batch.indices[:3])
+    assert ["moves" in text for text in texts] == [True, False, True, False, True, False, True]
+    assert texts[1::2] == scene_captions(0, batch.indices[1::2])
+    assert texts[::2] == clip_captions(0, batch.indices[::2])
     answers = dict(zip(READ, targets, strict=True))
     for i, claim in enumerate(map(read, texts)):
         assert answers["first kind"][i] == 1 + claim.things[0].kind
@@ -213,7 +214,7 @@ def test_the_exact_target_is_the_mean_of_what_the_caption_says():
     objective, exact, schedule = DiffusionObjective(asked), MotionsDenoiser(3), asked.schedule.build()
     clips = ShapesClips(32, 3, seed=3).batch(np.arange(8))[0]
     batch = Batch(clips, np.zeros(8, int), np.arange(8), captions=texts)
-    x0, _, eps, told, known = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))
+    x0, _, eps, told, known = objective.draw(batch, Draws(0, 0, len(batch.indices)), torch.device("cpu"))
     t, hidden = torch.full((8,), 18), told.isnan().flatten(1).all(1)
     assert 0 < hidden.sum() < 8
     said = known_of_captions(["" if h else text for h, text in zip(hidden, texts, strict=True)])

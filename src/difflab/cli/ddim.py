@@ -26,7 +26,7 @@ _PRETRAINED = {
     "cat": "ema_lsun_cat",
 }
 _DATA = {"CIFAR10": "cifar10", "CELEBA": "celeba", "church_outdoor": "lsun-church", "bedroom": "lsun-bedroom"}
-OFFICIAL_CHECKPOINT, OWN_CHECKPOINT = "ckpt.pth", "checkpoint.pt"
+OFFICIAL_CHECKPOINT, OWN_CHECKPOINT = "ckpt.pth", "checkpoint"
 SEQUENCES = 8  # latents of --sequence
 RUN_FILE = ".run.json"  # in the folder of --fid: what its pictures were drawn with
 SHARES = [k / 10 for k in range(11)]  # of --interpolation
@@ -110,7 +110,7 @@ def _model(settings: OfficialConfig, config: str, logs: Path, use_pretrained: bo
         return load(name, config=settings, device=device)
     number = settings.sampling.ckpt_id if settings.sampling else None
     path = logs / (f"ckpt_{number}.pth" if number is not None else OFFICIAL_CHECKPOINT)
-    if not path.exists() and number is None and (logs / OWN_CHECKPOINT).exists():
+    if not path.exists() and number is None and (logs / OWN_CHECKPOINT / "state.json").exists():
         path = logs / OWN_CHECKPOINT  # of a training begun by this command
     if not path.exists():
         raise DifflabError(
@@ -206,7 +206,7 @@ def _save(path: Path, image: object) -> None:
 
 
 def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool, seed: int) -> None:
-    """The official objective and optimiser, as a recipe; the state goes to `checkpoint.pt` in the folder."""
+    """The official objective and optimiser, as a recipe; the state goes to the folder's `checkpoint`."""
     from difflab.cli.training import watching
     from difflab.data.sources import open_data
     from difflab.errors import DifflabError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,19 @@ def train(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example optim.lr=1e-4")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/train/<name> when left out.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in the folder.")] = False,
+    parallel: Annotated[
+        str,
+        typer.Option(
+            help="How processes started by torchrun share a training: ddp keeps a whole copy of the network on each; "
+            "fsdp shards weights, gradients, optimiser state and averages, for networks that are too large for one. "
+            "Either goes on with what the other has saved, on any number of processes."
+        ),
+    ] = "ddp",
 ) -> None:
     """Train a model or a feature network by a recipe; the result can then be called by the recipe's name."""
+    from typing import Literal
+
+    from difflab.cli.draw import checked
     from difflab.errors import DifflabError
     from difflab.train.config import folder_of, read_recipe
     from difflab.zoo.registry import publish
@@ -31,13 +43,19 @@ def train(
         from difflab.train.run import train as run
     except ModuleNotFoundError as error:
         raise DifflabError(f"training needs {error.name}, which is not installed; install difflab[train].") from error
+    way = checked(parallel, Literal["ddp", "fsdp"])
     with watching(parsed) as (watch, reads):
-        path = run(parsed, folder, resume=resume, watch=watch, reads=reads)
+        path = run(parsed, folder, resume=resume, parallel=way, watch=watch, reads=reads)
+    if not is_main():
+        return
     print(f"{parsed.name}: {path}")
-    from accelerate import PartialState
-
-    if PartialState().is_main_process and (published := publish(path, folder_of(parsed))) is not None:
+    if (published := publish(path, folder_of(parsed))) is not None:
         print(f"It can be called {parsed.name} from now on: {published}")
+
+
+def is_main() -> bool:
+    """Whether this process is the one to speak for all that torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -47,7 +65,7 @@ def watching(recipe: AnyRecipe) -> Iterator[tuple[Callable[[Progress], None], Ca
     from rich.progress import Progress as Bar
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[loss]}")]  # fmt: skip
-    with Bar(*columns) as bar:
+    with Bar(*columns, disable=not is_main()) as bar:
         captions = bar.add_task("captions", total=None, visible=False, loss="")
         task = bar.add_task(recipe.name, total=recipe.steps, loss="")
 

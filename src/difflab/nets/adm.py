@@ -199,6 +199,10 @@ class ADM(nn.Module):
     """
 
     edges: ClassVar[tuple[str, ...]] = ("time_embed", "label_emb", "input_blocks.0", "out")
+    shards: ClassVar[tuple[type[nn.Module], ...]] = (
+        ResidualBlock,
+        AttentionBlock,
+    )  # see `train.parallel`
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class KLAutoencoder(nn.Module):
     """
 
     edges: ClassVar[tuple[str, ...]] = ("encode_in", "encode_out", "decode_in", "decode_out")
+    shards: ClassVar[tuple[type[nn.Module], ...]] = (Residual,)  # see `train.parallel`
 
     def __init__(
         self,

@@ -272,6 +272,7 @@ class DiT(nn.Module):
 
     # What meets data, timesteps or labels rather than hidden channels; see `train.optim`.
     edges: ClassVar[tuple[str, ...]] = ("x_embedder", "t_embedder", "y_embedder", "caption_embedder", "final_layer")
+    shards: ClassVar[tuple[type[nn.Module], ...]] = (Block,)  # see `train.parallel`
 
     def __init__(
         self,

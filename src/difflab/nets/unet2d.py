@@ -160,6 +160,10 @@ class UNet2D(nn.Module):
 
     # What meets pixels or timesteps rather than hidden channels; see `train.optim`.
     edges: ClassVar[tuple[str, ...]] = ("temb", "conv_in", "conv_out")
+    shards: ClassVar[tuple[type[nn.Module], ...]] = (
+        ResidualBlock,
+        AttentionBlock,
+    )  # see `train.parallel`
 
     def __init__(
         self,

@@ -334,6 +334,7 @@ class UNet3D(nn.Module):
 
     # What meets pixels, timesteps or conditions rather than hidden channels; see `train.optim`.
     edges: ClassVar[tuple[str, ...]] = ("time_mlp", "init_conv", "final_conv", "position_bias", "class_table")
+    shards: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock, Attention)  # see `train.parallel`
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ from difflab.study.run import run_study
 from difflab.study.spec import Study, key_of
 from difflab.study.store import Store, read_json
 from difflab.train.config import DiffusionRecipe, apply_override, parse_recipe
+from difflab.train.draws import Draws
 from difflab.train.feed import Batch
 from difflab.train.loop import CHECKPOINT, Progress
 from difflab.train.objective import DiffusionObjective
@@ -144,7 +145,7 @@ def held_out_loss(study: LearningStudy, recipe: DiffusionRecipe, snapshot: Path)
     same for all variants, seeds and steps."""
     batch = _held_out(study, recipe)
     objective, model = DiffusionObjective(recipe), load(snapshot)
-    drawn = objective.draw(batch, torch.Generator().manual_seed(0), torch.device("cpu"))
+    drawn = objective.draw(batch, Draws(0, 0, len(batch.indices)), torch.device("cpu"))
     parts = zip(*(value.split(64) for value in drawn), strict=True)
     losses = [(float(objective.loss(model.network, part)), len(part[0])) for part in parts]
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -16,30 +17,29 @@ from difflab.data.dataset import Captioned, Dataset, Item
 from difflab.data.latents import Latents
 from difflab.data.shapes import Shapes
 from difflab.data.shapes_clips import ShapesClips
+from difflab.train.draws import Of, step_seed
 
 _IN_MEMORY = 1 << 30  # bytes of pictures kept decoded; larger data sets are decoded again each time they come up
-
-
-def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """A 63-bit seed for everything random in one step on one device."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 @dataclass(frozen=True)
 class Batch:
     """pictures (B, H, W, C), or clips (B, F, H, W, C), uint8; labels (B,) int64, -1 where there is none; indices (B,)
     into the data set; moments (B, 2 C, h, w) float32 of stored latents, in the place of pictures, which are empty then;
-    captions (B), empty where there is none, None unless asked for."""
+    captions (B), empty where there is none, None unless asked for; together (G,) indices of the whole batch, where this
+    is one process's part of it."""
 
     pictures: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
     moments: np.ndarray | None = None
     captions: list[str] | None = None
+    together: np.ndarray | None = None
 
 
 class Feed:
-    """Batches by step number: batch s is the same after a restart.
+    """Batches by step number: batch s is the same after a restart, and the same samples, in order, on any number of
+    devices that share it.
 
     A finite data set is walked in a fresh order every epoch; `shapes` gives fresh draws from its world.
 
@@ -69,31 +69,37 @@ class Feed:
     ) -> None:
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
         self.images, self.captions = images, captions
-        self.rank, self.world = rank, world
+        self.whole, self.own = world * batch, slice(rank * batch, (rank + 1) * batch)
         self._threads = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
         drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames
         self._decoded = self._decode_all() if not drawn and self._fits() else None
 
+    def alone(self) -> Feed:
+        """The same batches as one device sees them, whole."""
+        feed = copy(self)
+        feed.batch, feed.own = self.whole, slice(0, self.whole)
+        return feed
+
     def at(self, step: int) -> Batch:
         """The samples of one step."""
-        batch = self._at(step)
+        batch = replace(self._at(step), together=self._together(step))
         return replace(batch, captions=self._captions(batch.indices, step)) if self.captions else batch
 
     def _captions(self, indices: np.ndarray, step: int) -> list[str]:
-        pick = np.random.default_rng([self.seed, step, self.rank, 2]).random(len(indices))
-        return captions_in(self.dataset, indices, pick)
+        pick = np.random.default_rng([self.seed, step, 0, Of.CAPTIONS]).random(self.whole)
+        return captions_in(self.dataset, indices, pick[self.own])
 
     def _at(self, step: int) -> Batch:
         indices = self.indices(step)
         mirrored = np.zeros(len(indices), bool)
         if self.flip:
-            mirrored = np.random.default_rng(step_seed(self.seed, step, self.rank)).random(len(indices)) < 0.5
+            mirrored = np.random.default_rng(step_seed(self.seed, step)).random(self.whole)[self.own] < 0.5
         if isinstance(self.dataset, Latents):
             moments, labels = self.dataset.batch(indices, mirrored)
             return Batch(np.empty(0, np.uint8), labels, indices, moments)
         pictures, labels = self._read(indices, step)
         if self.images:
-            pictures = np.concatenate([pictures, self._beside(len(indices), step)], axis=1)
+            pictures = np.concatenate([pictures, self._beside(step)], axis=1)
         if self.flip:
             coin = mirrored.reshape(-1, *[1] * (pictures.ndim - 1))
             pictures = np.where(coin, pictures[..., ::-1, :], pictures)
@@ -101,8 +107,10 @@ class Feed:
 
     def indices(self, step: int) -> np.ndarray:
         """(batch,) indices into the data set of one step on this device."""
-        first = (step * self.world + self.rank) * self.batch
-        positions = np.arange(first, first + self.batch)
+        return self._together(step)[self.own]
+
+    def _together(self, step: int) -> np.ndarray:
+        positions = np.arange(step * self.whole, (step + 1) * self.whole)
         if isinstance(self.dataset, Shapes | ShapesClips):
             return positions
         n = len(self.dataset)
@@ -115,25 +123,27 @@ class Feed:
         if self._decoded is not None:
             return self._decoded[0][indices], self._decoded[1][indices]
         if isinstance(self.dataset, Clips):
-            seeds = [(self.seed, step, self.rank, place) for place in range(len(indices))]
+            seeds = [(self.seed, step, 0, place) for place in range(self.whole)[self.own]]
             items = list(self._threads.map(self.dataset.item, indices.tolist(), seeds))
         else:
             items = list(self._threads.map(_item_of(self.dataset), indices.tolist()))
         return np.stack([item.x for item in items]), np.array([-1 if i.label is None else i.label for i in items])
 
-    def _beside(self, count: int, step: int) -> np.ndarray:
-        """Single frames (count, images, H, W, C) of clips drawn at random."""
-        draw = np.random.default_rng([self.seed, step, self.rank, 1])
-        indices = draw.integers(len(self.dataset), size=count * self.images)
+    def _beside(self, step: int) -> np.ndarray:
+        """Single frames (batch, images, H, W, C) of clips drawn at random."""
+        draw, shape = np.random.default_rng([self.seed, step, 0, Of.BESIDE]), (self.whole, self.images)
+        indices = draw.integers(len(self.dataset), size=shape)[self.own].ravel()
         if isinstance(self.dataset, ShapesClips):
             clips = self.dataset.batch(indices)[0]
-            frames = clips[np.arange(len(clips)), draw.integers(clips.shape[1], size=len(clips))]
+            numbers = draw.integers(clips.shape[1], size=shape)[self.own].ravel()
+            frames = clips[np.arange(len(clips)), numbers]
         else:
             assert isinstance(self.dataset, Clips)
             single = replace(self.dataset, window=replace(self.dataset.window, frames=1))
-            seeds = [(self.seed, step, self.rank, 1, place) for place in range(len(indices))]
+            places = range(self.whole * self.images)[self.own.start * self.images : self.own.stop * self.images]
+            seeds = [(self.seed, step, 0, 1, place) for place in places]
             frames = np.stack([item.x[0] for item in self._threads.map(single.item, indices.tolist(), seeds)])
-        return frames.reshape(count, self.images, *frames.shape[1:])
+        return frames.reshape(self.batch, self.images, *frames.shape[1:])
 
     def _fits(self) -> bool:
         return len(self.dataset) * _item_of(self.dataset)(0).x.nbytes <= _IN_MEMORY

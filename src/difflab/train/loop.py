@@ -1,13 +1,14 @@
 """The training loop: it yields after every step; the caller logs, shows, stops.
 
 Everything random at step s depends on (seed, s) alone and the checkpoint holds the whole state, so a resumed run equals
-one that was never interrupted.
+one that was never interrupted. On another number of processes it sees the same data and noise, and its losses are the
+same but for the order of sums; only dropout, which layers draw for the samples that they are given, is then another
+one, so that with it losses agree in distribution alone.
 """
 
 from __future__ import annotations
 
-import json
-import operator
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -21,17 +22,28 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents
 from difflab.errors import DifflabError
 from difflab.train.config import AnyRecipe, DiffusionRecipe, parse_recipe
+from difflab.train.draws import Draws, step_seed
 from difflab.train.ema import EMA
-from difflab.train.feed import Batch, Feed, step_seed
+from difflab.train.feed import Batch, Feed
 from difflab.train.objective import Drawn, Objective, make_objective
-from difflab.train.optim import make_optimizer, set_rate
+from difflab.train.optim import blank_state, make_optimizer, set_rate, set_state, state_tensors
+from difflab.train.parallel import Parallel, everywhere, local, spread, unsynchronised, whole
+from difflab.zoo.training_state import (
+    RECORD,
+    make_room,
+    read_into,
+    read_record,
+    shapes_in,
+    write_record,
+    write_tensors,
+)
 
-CHECKPOINT = "checkpoint.pt"
+STATE = "checkpoint"  # folder, see `zoo.training_state`
+CHECKPOINT = f"{STATE}/{RECORD}"  # there when a state is
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
@@ -55,12 +67,16 @@ class Trainer:
     Args:
         recipe: what to do.
         dataset: pictures of one size.
-        folder: where `checkpoint.pt` lies.
+        folder: where `checkpoint` lies.
+        parallel: whether several processes each have a copy of the network, or a shard of it.
+
+    With several processes, all must call the methods together.
     """
 
-    def __init__(self, recipe: AnyRecipe, dataset: Dataset | Latents, folder: Path) -> None:
-        self.recipe, self.folder = recipe, folder
-        self.accelerator = Accelerator(mixed_precision="no" if recipe.precision == "fp32" else recipe.precision)
+    def __init__(self, recipe: AnyRecipe, dataset: Dataset | Latents, folder: Path, parallel: Parallel = "ddp") -> None:
+        self.recipe, self.folder = recipe, folder / STATE
+        precision = "no" if recipe.precision == "fp32" else recipe.precision
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=_only_processors())
         _warn_if_emulated(recipe.precision, self.accelerator.device)
         world = self.accelerator.num_processes
         if recipe.batch % (world * recipe.accumulate):
@@ -72,15 +88,16 @@ class Trainer:
         self.objective: Objective = make_objective(recipe)
         network = self.objective.build()
         self.bare = network
-        self.network = self.accelerator.prepare(network)  # moves it to the device; what follows is made of it there
+        self.network = spread(network, self.accelerator, parallel)  # on the device; what follows is made of it there
         self.ema = EMA(network, recipe.ema_rate) if isinstance(recipe, DiffusionRecipe) else None
-        self.optimizer = self.accelerator.prepare(make_optimizer(network, recipe.optim))
+        self.rule = make_optimizer(network, recipe.optim)
+        self.optimizer = self.accelerator.prepare(self.rule)
         self.feed = Feed(
             dataset, recipe.batch // world, recipe.seed,
             flip=recipe.data.flip, images=recipe.data.images, captions=_reads(recipe),
             rank=self.accelerator.process_index, world=world,
         )  # fmt: skip
-        self.step = 0
+        self.step, self.saved = 0, -1
         self.seconds = self.seconds_before = 0.0
 
     def run(self) -> Iterator[Progress]:
@@ -90,18 +107,17 @@ class Trainer:
         for drawn in self._drawings():
             lr = r.optim.lr_at(self.step, r.steps)
             set_rate(self.optimizer, lr)
-            torch.manual_seed(self._seed(self.step))  # for dropout
+            torch.manual_seed(step_seed(r.seed, self.step, self.accelerator.process_index))  # for dropout
             loss, norm = optimise(
                 self.network, self._losses(drawn), self.optimizer, r.optim.grad_clip, self.accelerator, r.accumulate
             )
             if self.ema is not None:
                 self.ema.update(self.bare)
+            if self.accelerator.num_processes > 1:
+                loss = self.accelerator.reduce(loss, "mean")
             self.step += 1
             self.seconds = self.seconds_before + time.perf_counter() - began
             yield Progress(self.step, loss, norm, lr, self.seconds)
-
-    def _seed(self, step: int) -> int:
-        return step_seed(self.recipe.seed, step, self.accelerator.process_index)
 
     def _drawings(self) -> Iterator[Drawn]:
         """What each step that is left needs; the next one's samples are read while this one trains. Beside an
@@ -110,7 +126,8 @@ class Trainer:
 
         def draw(numbered: tuple[int, Batch]) -> Drawn:
             step, batch = numbered
-            return self.objective.draw(batch, torch.Generator().manual_seed(self._seed(step)), device)
+            draws = Draws(self.recipe.seed, step, self.feed.whole, self.feed.own)
+            return self.objective.draw(batch, draws, device)
 
         batches = zip(steps, one_ahead(self.feed.at, steps), strict=True)
         beside = device.type != "cpu" and not self.objective.asks_a_network
@@ -122,63 +139,92 @@ class Trainer:
             yield self.objective.loss(self.network, part)
 
     def save(self) -> None:
-        """Write the whole state to `checkpoint.pt`, whole or not at all. Raises DifflabError where training diverged;
-        the state that was saved before stays."""
-        if not self.accelerator.is_main_process:
-            return
+        """Write the whole state to `checkpoint`, whole or not at all; every process writes its part. Raises
+        DifflabError where training diverged; the state that was saved before stays."""
         self.check_finite()
-        state: dict[str, Any] = {
-            "recipe": self.recipe.model_dump_json(),
-            "step": self.step,
-            "seconds": self.seconds,
-            "network": self.bare.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict() if self.ema else None,
+        if self.step == self.saved:
+            return
+        name, main = f"{self.step:07d}", self.accelerator.is_main_process
+        if main:
+            make_room(self.folder, name)
+        self.accelerator.wait_for_everyone()
+        optimizer = {f"optimizer.{key}": value for key, value in state_tensors(self.rule, self.bare).items()}
+        written = write_tensors(self.folder / name, {**self._weights(), **optimizer})
+        if main:
+            scaler = self.accelerator.scaler  # of fp16
+            record = {
+                "recipe": self.recipe.model_dump(mode="json"), "step": self.step, "seconds": self.seconds,
+                "scaler": scaler.state_dict() if scaler else None, "tensors": name, "files": written,
+            }  # fmt: skip
+            write_record(self.folder, record)
+        self.saved = self.step
+
+    def _weights(self) -> dict[str, Tensor]:
+        averages = self.ema.state_dict() if self.ema else {}
+        return {
+            **{f"network.{name}": value for name, value in self.bare.state_dict().items()},
+            **{f"ema.{name}": value for name, value in averages.items()},
         }
-        if (scaler := self.accelerator.scaler) is not None:  # of fp16
-            state["scaler"] = scaler.state_dict()
-        with files.writing(self.folder / CHECKPOINT) as file:
-            torch.save(state, file)
 
     def check_finite(self) -> None:
         """Raise DifflabError where training diverged."""
-        if not all(value.isfinite().all() for value in self.bare.state_dict().values()):
+        finite = all(local(value).isfinite().all() for value in self.bare.state_dict().values())
+        if not everywhere(finite, self.accelerator):
             raise DifflabError(
                 f"{self.recipe.name}: the training diverged by step {self.step}, its weights are NaN or infinite; "
                 "begin again with a lower optim.lr."
             )
 
     def resume(self) -> None:
-        """Continue from `checkpoint.pt`. Raises DifflabError when it is missing, damaged or of another recipe."""
-        path = self.folder / CHECKPOINT
-        state = read_training_state(path)
-        if (field := _changed(_recipe_in(state, path), self.recipe.model_dump())) is not None:
+        """Continue from `checkpoint`, which any number of processes has written. Raises DifflabError when it is
+        missing, damaged or of another recipe."""
+        record = read_record(self.folder)
+        was = parse_recipe(record["recipe"], str(self.folder)).model_dump()
+        if (field := _changed(was, self.recipe.model_dump())) is not None:
             raise DifflabError(
-                f"{path}: this training began with another {field}; resume with the recipe it began with, or choose "
-                "another --out."
+                f"{self.folder}: this training began with another {field}; resume with the recipe it began with, or "
+                "choose another --out."
             )
         try:
-            self.bare.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            if self.ema is not None:
-                self.ema.load_state_dict(state["ema"])
+            self._read(self.folder / record["tensors"])
             if (scaler := self.accelerator.scaler) is not None:
-                scaler.load_state_dict(state["scaler"])
-            self.step, self.seconds_before = operator.index(state["step"]), float(state["seconds"])
-        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                scaler.load_state_dict(record["scaler"])
+        except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise DifflabError(
-                f"{path}: its weights or counters are not those of its recipe; choose another --out and begin again."
+                f"{self.folder}: its weights or counters are not those of its recipe; choose another --out and begin "
+                "again."
             ) from error
-        self.seconds = self.seconds_before
+        self.step = self.saved = record["step"]
+        self.seconds = self.seconds_before = float(record["seconds"])
+
+    def _read(self, folder: Path) -> None:
+        """Raises ValueError unless the tensors in `folder` are those of this training."""
+        weights, kept = self._weights(), "optimizer."
+        shapes = shapes_in(folder)
+        if odd := weights.keys() ^ {name for name in shapes if not name.startswith(kept)}:
+            raise ValueError(f"{min(odd)} is missing there or here")
+        own = {name.removeprefix(kept): of for name, of in shapes.items() if name.startswith(kept)}
+        state = blank_state(self.rule, self.bare, own)
+        read_into(folder, {**weights, **{f"{kept}{name}": value for name, value in state.items()}})
+        set_state(self.rule, self.bare, state)
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """The weights to use: the running average where there is one, on the CPU. Raises DifflabError where training
-        diverged."""
+        """The weights to use: the running average where there is one, on the CPU; nothing on other processes than the
+        main one. Raises DifflabError where training diverged."""
         self.check_finite()
-        state = {name: value.detach().cpu().clone() for name, value in self.bare.state_dict().items()}
-        if self.ema is not None:
-            state |= {name: value.cpu().clone() for name, value in self.ema.state_dict().items()}
+        averages = self.ema.state_dict() if self.ema else {}
+        state = {}
+        for name, value in self.bare.state_dict().items():
+            full = whole(averages.get(name, value).detach())
+            if self.accelerator.is_main_process:
+                state[name] = full.cpu().clone()
         return state
+
+
+def _only_processors() -> bool:
+    """Whether torchrun has started several processes where there is no accelerator; untold, accelerate takes each for
+    the only one then."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.accelerator.is_available()
 
 
 def _reads(recipe: AnyRecipe) -> bool:
@@ -198,18 +244,6 @@ def one_ahead(function: Callable[[_T], _U], items: Iterable[_T]) -> Iterator[_U]
             yield coming.result()
 
 
-def read_training_state(path: Path) -> dict[str, Any]:
-    """The contents of a `checkpoint.pt`, as data."""
-    if not path.exists():
-        raise DifflabError(f"{path}: there is no checkpoint to resume from; leave out --resume to begin.")
-    try:
-        return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:
-        raise DifflabError(
-            f"{path}: this is not a whole training checkpoint ({type(error).__name__}); delete it and begin again."
-        ) from error
-
-
 def optimise(
     network: nn.Module,
     losses: Iterable[Tensor],
@@ -226,7 +260,7 @@ def optimise(
     seen = []
     for number, loss in enumerate(losses, start=1):
         # Only the last part's backward pass should exchange gradients between devices.
-        alone = accelerator.no_sync(network) if accelerator and number < parts else nullcontext()
+        alone = unsynchronised(network, accelerator) if accelerator and number < parts else nullcontext()
         with alone:
             accelerator.backward(loss / parts) if accelerator else (loss / parts).backward()
         seen.append(loss.detach())
@@ -234,7 +268,7 @@ def optimise(
         accelerator.unscale_gradients()
     norm = nn.utils.clip_grad_norm_(network.parameters(), grad_clip if grad_clip is not None else float("inf"))
     optimizer.step()
-    return torch.stack(seen).mean(), norm
+    return torch.stack(seen).mean(), whole(norm)
 
 
 def _warn_if_emulated(precision: str, device: torch.device) -> None:
@@ -245,17 +279,6 @@ def _warn_if_emulated(precision: str, device: torch.device) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-def _recipe_in(state: Any, path: Path) -> dict[str, Any]:
-    """The recipe that a training's state holds, as its fields; DifflabError for a file that is none of ours."""
-    try:
-        state["step"], state["seconds"], state["network"], state["optimizer"], state["ema"]
-        return parse_recipe(json.loads(state["recipe"]), str(path)).model_dump()
-    except (KeyError, TypeError, ValueError) as error:
-        raise DifflabError(
-            f"{path}: not the state of a training by difflab, or of another version; choose another --out."
-        ) from error
 
 
 def _changed(was: dict[str, Any], now: dict[str, Any]) -> str | None:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from difflab.train.parallel import gathered, local, shared_out
+
 _MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that the authors tuned for fast growth of small values
 _ITERATIONS = 5
@@ -40,18 +42,21 @@ class Muon(torch.optim.Optimizer):
                 self._move(moved, [p.grad for p in moved], group["lr"], group["weight_decay"])
 
     def _move(self, matrices: list[Tensor], gradients: list[Tensor], lr: float, weight_decay: float) -> None:
-        """All at once, and the iteration on stacks of one shape: a GPU would wait for the next small product."""
+        """All at once, and the iteration on stacks of one shape: a GPU would wait for the next small product. Of
+        sharded matrices it needs the whole, and does the same work on every process."""
         for p in matrices:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-        momenta = [self.state[p]["momentum_buffer"] for p in matrices]
-        torch._foreach_lerp_(momenta, gradients, 1 - _MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
-        torch._foreach_mul_(matrices, 1 - lr * weight_decay)
+        momenta = [local(self.state[p]["momentum_buffer"]) for p in matrices]
+        slopes, own = [local(g) for g in gradients], [local(p) for p in matrices]
+        torch._foreach_lerp_(momenta, slopes, 1 - _MOMENTUM)
+        ahead = torch._foreach_lerp(slopes, momenta, _MOMENTUM)
+        torch._foreach_mul_(own, 1 - lr * weight_decay)
         for (high, wide), places in _by_shape(matrices).items():
-            moves = orthogonalised(torch.stack([ahead[i] for i in places])).unbind()
+            moves = orthogonalised(torch.stack([gathered(ahead[i], matrices[i]) for i in places])).unbind()
             rate = lr * math.sqrt(max(1.0, high / wide))
-            torch._foreach_add_([matrices[i] for i in places], moves, alpha=-rate)
+            parts = [shared_out(move, matrices[i]) for move, i in zip(moves, places, strict=True)]
+            torch._foreach_add_([own[i] for i in places], parts, alpha=-rate)
 
 
 def _by_shape(matrices: Sequence[Tensor]) -> dict[tuple[int, int], list[int]]:

@@ -27,6 +27,7 @@ from difflab.nets.dit import DiT
 from difflab.nets.text import SmallText
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe, TextRecipe
+from difflab.train.draws import Draws, Of
 from difflab.train.feed import Batch
 from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions, known_of_classes
 from difflab.train.shapes_denoiser import ShapesDenoiser
@@ -43,7 +44,8 @@ Drawn = tuple[Tensor, ...]  # everything a loss needs of a batch, each (B, ..)
 class Objective(Protocol):
     """Builds its network, draws what a step needs, and gives the loss of any part of that.
 
-    Drawing comes first and for the whole batch, so that the numbers do not depend on the parts it is taken in.
+    Drawing comes first, before a batch is taken in parts, and `draws` gives each sample what its place in the batch of
+    all processes has, so that the loss of the whole batch is the mean of that of any equal parts.
     `asks_a_network` tells whether it computes on the device.
     """
 
@@ -51,7 +53,7 @@ class Objective(Protocol):
 
     def build(self) -> nn.Module: ...
 
-    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn: ...
+    def draw(self, batch: Batch, draws: Draws, device: torch.device) -> Drawn: ...
 
     def loss(self, network: nn.Module, drawn: Drawn) -> Tensor: ...
 
@@ -77,18 +79,18 @@ class DiffusionObjective:
             network.checkpointing = self.recipe.checkpointing
         return network
 
-    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+    def draw(self, batch: Batch, draws: Draws, device: torch.device) -> Drawn:
         """Data in model space, timesteps and noise; for a network that is told classes or captions, these, some of them
         hidden; and where the exact mean is learned, what they say."""
-        x0 = self._model_space(batch, generator, device)
-        t = self._timesteps(len(x0), generator).to(device)
-        eps = torch.randn(x0.shape, generator=generator).to(device)
+        x0 = self._model_space(batch, draws, device)
+        t = self._timesteps(draws).to(device)
+        eps = draws.normal(Of.NOISE, x0.shape[1:]).to(device)
         drawn = [x0, t, eps]
         if self.recipe.network.classes is not None:
-            labels = self._labels(batch, generator).to(device)
+            labels = self._labels(batch, draws).to(device)
             drawn.append(labels)
         elif self.recipe.text_encoder is not None:
-            captions = self._captions(batch, generator)
+            captions = self._captions(batch, draws)
             drawn.append(self.told(captions, device))
         if isinstance(self.denoiser, MotionsDenoiser) and len(drawn) > 3:
             known = known_of_captions(captions) if self.recipe.text_encoder else known_of_classes(labels)
@@ -154,11 +156,16 @@ class DiffusionObjective:
             cache.add((text for index in range(len(dataset)) for text in dataset.captions_of(index)), watch)
             self.text_encoder = cache
 
-    def _captions(self, batch: Batch, generator: torch.Generator) -> list[str]:
+    def _captions(self, batch: Batch, draws: Draws) -> list[str]:
         """Captions, the hidden ones empty."""
         assert batch.captions is not None
-        shown = torch.rand(len(batch.captions), generator=generator) >= self.recipe.network.hidden_share
-        return [caption if s else "" for caption, s in zip(batch.captions, shown.tolist(), strict=True)]
+        hidden = self._hidden(draws).tolist()
+        return ["" if h else caption for caption, h in zip(batch.captions, hidden, strict=True)]
+
+    def _hidden(self, draws: Draws) -> Tensor:
+        """(B,) bool: of which samples the network is not told."""
+        share = torch.rand(draws.whole, generator=draws.generator(Of.HIDDEN))[draws.own]
+        return share < self.recipe.network.hidden_share
 
     def told(self, captions: list[str], device: torch.device) -> Tensor:
         """What the network is told of captions, (B, 1 + L, W), or (B, W) where it reads no tokens."""
@@ -167,24 +174,25 @@ class DiffusionObjective:
         made = encoder.encode(captions)
         return made if self.recipe.network.reads_tokens else made[:, 0]
 
-    def _model_space(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Tensor:
+    def _model_space(self, batch: Batch, draws: Draws, device: torch.device) -> Tensor:
         autoencoder = self.opened_autoencoder(device)
         if autoencoder is None:
-            return _pixels(batch.pictures, self.recipe.data.dequantization, generator).to(device)
+            return _pixels(batch.pictures, self.recipe.data.dequantization, draws).to(device)
         if batch.moments is None:
             posterior = encode_moments(autoencoder, batch.pictures, device)
         else:
             posterior = Posterior(*torch.from_numpy(batch.moments).to(device).chunk(2, dim=1))
-        noise = torch.randn(posterior.mean.shape, generator=generator)
+        noise = draws.normal(Of.LATENTS, posterior.mean.shape[1:])
         return posterior.sample(noise.to(device)) * autoencoder.scale
 
-    def _timesteps(self, n: int, generator: torch.Generator) -> Tensor:
+    def _timesteps(self, draws: Draws) -> Tensor:
+        n, generator = draws.whole, draws.generator(Of.TIMESTEPS)
         if self.recipe.noise_level is not None:  # lognormal
-            return lognormal_timesteps(n, self.schedule, *self.recipe.noise_level, generator)
+            return lognormal_timesteps(n, self.schedule, *self.recipe.noise_level, generator)[draws.own]
         draw = antithetic_timesteps if self.recipe.timesteps == "antithetic" else _uniform_timesteps
-        return draw(n, self.schedule.timesteps, generator)
+        return draw(n, self.schedule.timesteps, generator)[draws.own]
 
-    def _labels(self, batch: Batch, generator: torch.Generator) -> Tensor:
+    def _labels(self, batch: Batch, draws: Draws) -> Tensor:
         """Class numbers (B,); with one class all are 0. Hidden ones, and samples that have none, are the null class (Ho
         and Salimans 2022)."""
         network = self.recipe.network
@@ -195,8 +203,7 @@ class DiffusionObjective:
         )
         if network.null_class is None:
             return y
-        hidden = (torch.rand(len(y), generator=generator) < network.hidden_share) | (y < 0)
-        return torch.where(hidden, network.null_class, y)
+        return torch.where(self._hidden(draws) | (y < 0), network.null_class, y)
 
 
 class FeaturesObjective:
@@ -212,30 +219,38 @@ class FeaturesObjective:
         r = self.recipe
         return SmallFeatures(SmallFeaturesConfig(r.width, r.dim, dict(r.heads), r.data.frames is not None))
 
-    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
-        """Pictures with noise, and the right answer of each head."""
+    def draw(self, batch: Batch, draws: Draws, device: torch.device) -> Drawn:
+        """Pictures with noise, the right answer of each head, and what it counts."""
         x = encode(batch.pictures)
-        share = torch.rand(len(x), *[1] * (x.ndim - 1), generator=generator) * self.recipe.noise
-        x = torch.lerp(x, torch.randn(x.shape, generator=generator), share)
-        targets = self._targets(batch)
-        return tuple(part.to(device) for part in (x, *(targets[head] for head in self.recipe.heads)))
+        share = torch.rand(draws.whole, generator=draws.generator(Of.SHARES))[draws.own] * self.recipe.noise
+        x = torch.lerp(x, draws.normal(Of.NOISE, x.shape[1:]), share.reshape(-1, *[1] * (x.ndim - 1)))
+        answers = self._answers(batch, draws)
+        targets, weights = zip(*(answers[head] for head in self.recipe.heads), strict=True)
+        return tuple(part.to(device) for part in (x, *targets, *weights))
 
     def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
         """Mean loss of what was drawn."""
-        x, *targets = drawn
+        x, *answers = drawn
+        targets, weights = answers[: len(self.recipe.heads)], answers[len(self.recipe.heads) :]
         logits = network(x)
         losses = [
-            F.cross_entropy(logits[head].float(), target, ignore_index=-1)
-            for head, target in zip(self.recipe.heads, targets, strict=True)
+            (weight * F.cross_entropy(logits[head].float(), target, ignore_index=-1, reduction="none")).mean()
+            for head, target, weight in zip(self.recipe.heads, targets, weights, strict=True)
         ]
         return torch.stack(losses).sum()
 
-    def _targets(self, batch: Batch) -> dict[str, Tensor]:
-        if self.recipe.data.source == "shapes" and self.recipe.data.frames is not None:
-            return motion_targets(self.recipe.data.seed, batch.indices)
-        if self.recipe.data.source == "shapes":
-            return scene_targets(self.recipe.data.seed, batch.indices)
-        return {head: torch.from_numpy(batch.labels) for head in self.recipe.heads}
+    def _answers(self, batch: Batch, draws: Draws) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each head, answers (B,), -1 where there is none, and weights (B,), with which a mean over the whole batch
+        is one over the samples that have an answer."""
+        data = self.recipe.data
+        if data.source != "shapes":
+            labels = torch.from_numpy(batch.labels)
+            return {head: (labels, torch.ones(len(labels))) for head in self.recipe.heads}
+        targets = scene_targets if data.frames is None else motion_targets
+        together = targets(data.seed, batch.indices if batch.together is None else batch.together)
+        weights = {head: len(found) / max(1, int((found >= 0).sum())) for head, found in together.items()}
+        own = {head: found[draws.own] for head, found in together.items()}
+        return {head: (found, torch.full((len(found),), weights[head])) for head, found in own.items()}
 
 
 class TextObjective:
@@ -255,10 +270,12 @@ class TextObjective:
         """The network with its initial weights."""
         return self.network
 
-    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+    def draw(self, batch: Batch, draws: Draws, device: torch.device) -> Drawn:
         """Word numbers of sentences, and the right answer to each question."""
-        seed, half = self.recipe.data.seed, len(batch.indices) // 2
-        texts = [*scene_captions(seed, batch.indices[half:]), *clip_captions(seed, batch.indices[:half])]
+        seed, odd = self.recipe.data.seed, batch.indices % 2 == 1
+        scenes = iter(scene_captions(seed, batch.indices[~odd]))
+        clips = iter(clip_captions(seed, batch.indices[odd]))
+        texts = [next(clips if o else scenes) for o in odd]
         answers = [claimed(text) for text in texts]
         numbers, _ = self.network.numbered(texts)
         targets = (torch.tensor([answer[name] for answer in answers]) for name in READ)
@@ -305,11 +322,10 @@ class AutoencoderObjective:
         """The network with its initial weights."""
         return KLAutoencoder(**self.recipe.network.model_dump())
 
-    def draw(self, batch: Batch, generator: torch.Generator, device: torch.device) -> Drawn:
+    def draw(self, batch: Batch, draws: Draws, device: torch.device) -> Drawn:
         """Pictures, and the noise of their latents."""
         x = encode(batch.pictures).contiguous(memory_format=torch.channels_last)
-        noise = torch.randn((len(x), *self.recipe.network.latent_shape), generator=generator)
-        return x.to(device), noise.to(device)
+        return x.to(device), draws.normal(Of.LATENTS, self.recipe.network.latent_shape).to(device)
 
     def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
         """Mean loss of what was drawn."""
@@ -440,14 +456,12 @@ def motion_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(getattr(motions, name)) for name in MOTION_HEADS}
 
 
-def _pixels(
-    pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, generator: torch.Generator
-) -> Tensor:
+def _pixels(pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, draws: Draws) -> Tensor:
     """Pixels (B, .., C) uint8 -> (B, C, ..) float32 in [-1, 1], each grey level spread if asked for."""
     if dequantization is None:
         return encode(pictures)
-    draw = torch.rand if dequantization == "uniform" else torch.randn
-    noise = draw(pictures.shape, generator=generator).numpy()
+    draw = draws.uniform if dequantization == "uniform" else draws.normal
+    noise = draw(Of.GREYS, pictures.shape[1:]).numpy()
     return torch.from_numpy(Pixels(dequantization).forward(scale_unit(pictures), noise)).movedim(-1, 1)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from difflab.train.config import OptimConfig
 from difflab.train.muon import Muon
@@ -73,6 +73,11 @@ class MuonWithAdam(torch.optim.Optimizer):
             part.param_groups[0]["lr"] = group["lr"]
             part.step()
 
+    @property
+    def parts(self) -> tuple[Muon, torch.optim.Optimizer]:
+        """Both parts, whose parameters are in the order of `param_groups`."""
+        return self._parts
+
     def state_dict(self) -> dict[str, Any]:
         """The state of both parts."""
         return {"muon": self._parts[0].state_dict(), "adam": self._parts[1].state_dict()}
@@ -87,6 +92,53 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group the rate `lr`, times its own factor if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("rate", 1.0)
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """All that an optimiser of `network` keeps, as `parameter.kind`, for example `head.weight.exp_avg`."""
+    return {
+        f"{name}.{kind}": value
+        for part, names in _named(optimizer, network)
+        for name, p in names.items()
+        for kind, value in part.state.get(p, {}).items()
+    }
+
+
+def blank_state(
+    optimizer: torch.optim.Optimizer, network: nn.Module, shapes: Mapping[str, tuple[torch.Size, torch.dtype]]
+) -> dict[str, Tensor]:
+    """Zeros for a state of these names and shapes, shared out as the parameters are. Raises ValueError for what no
+    optimiser of `network` keeps."""
+    parameters = {name: p for _, names in _named(optimizer, network) for name, p in names.items()}
+    blank = {}
+    for name, (shape, kind) in shapes.items():
+        p = parameters.get(name.rpartition(".")[0])
+        if p is None or shape not in (p.shape, torch.Size([])):
+            raise ValueError(f"{name} is of no parameter")
+        blank[name] = torch.zeros_like(p.detach(), dtype=kind) if shape == p.shape else torch.zeros((), dtype=kind)
+    return blank
+
+
+def set_state(optimizer: torch.optim.Optimizer, network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Continue from what `state_tensors` gave."""
+    of: dict[str, dict[str, Tensor]] = {}
+    for full, value in state.items():
+        name, _, kind = full.rpartition(".")
+        of.setdefault(name, {})[kind] = value
+    for part, names in _named(optimizer, network):
+        numbered = {number: of[name] for number, name in enumerate(names) if name in of}
+        part.load_state_dict({**part.state_dict(), "state": numbered})
+
+
+def _named(
+    optimizer: torch.optim.Optimizer, network: nn.Module
+) -> list[tuple[torch.optim.Optimizer, dict[str, Tensor]]]:
+    """Each optimiser in `optimizer` with its parameters, in its order, by their names in `network`."""
+    name_of = {id(p): name for name, p in network.named_parameters()}
+    names = [[name_of[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    parts = optimizer.parts if isinstance(optimizer, MuonWithAdam) else (optimizer,)
+    own = [[p for group in part.param_groups for p in group["params"]] for part in parts]
+    return [(part, dict(zip(n, p, strict=True))) for part, n, p in zip(parts, names, own, strict=True)]
 
 
 def _adam(parameters: list[nn.Parameter], c: OptimConfig) -> torch.optim.Optimizer:

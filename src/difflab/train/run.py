@@ -37,6 +37,7 @@ from difflab.train.objective import (
     check_heads,
     check_latents,
 )
+from difflab.train.parallel import Parallel
 from difflab.zoo.autoencoder import AutoencoderCard, codec_config, save_autoencoder
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint
@@ -55,16 +56,21 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    parallel: Parallel = "ddp",
     snapshots: Collection[int] = (),
     watch: Callable[[Progress], None] | None = None,
     reads: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Train by `recipe` in the folder `out`; returns the finished model's file.
 
-    The folder gets `checkpoint.pt` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
+    The folder gets `checkpoint` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
     `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step, and
     `reads`, before the first, how many captions a text encoder has read, of how many. Ctrl-C lets the step that runs
     end and saves the state before the interrupt goes on; a second Ctrl-C does not wait and saves nothing.
+
+    With several processes, as torchrun starts them, `parallel` says how they share the training; it is no part of the
+    recipe, and may be another one when it goes on, as may their number. Ctrl-C then saves nothing: processes would do
+    so at different steps.
 
     Raises DifflabError when a training is there already and `resume` is off, or its data cannot be read.
     """
@@ -72,7 +78,7 @@ def train(
         raise DifflabError(f"{out}: a training is here already; continue it with --resume, or choose another folder.")
     dataset = _open(recipe.data)
     _check(recipe, dataset)
-    trainer = Trainer(recipe, dataset, out)
+    trainer = Trainer(recipe, dataset, out, parallel)
     if resume:
         trainer.resume()
     if isinstance(trainer.objective, DiffusionObjective):  # before anything is written
@@ -82,20 +88,20 @@ def train(
     if main:
         _warn_of_initial_weights(recipe, trainer)
     log = _Log(out) if main else None
-    with closing(log) if log else nullcontext(), _interrupts_between_steps() as interrupted:
+    with closing(log) if log else nullcontext(), _interrupts_between_steps(trainer) as interrupted:
         for progress in trainer.run():
             if log:
                 log.see(progress, recipe)
-            if main and progress.step in snapshots:
-                _save_model(
-                    recipe, trainer, snapshot_file(out, progress.step)
-                )  # first: a state past it would never make it
+            if progress.step in snapshots:  # before the state: one past it would never make it
+                _save_model(recipe, trainer, snapshot_file(out, progress.step))
             if progress.step % recipe.save_every == 0 or progress.step == recipe.steps or interrupted():
                 trainer.save()
             if interrupted():
                 raise KeyboardInterrupt
-            if main and isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
-                save_samples(out / "samples" / f"{progress.step:07d}.png", _grid(recipe, trainer))
+            if isinstance(recipe, DiffusionRecipe) and progress.step % recipe.sample_every == 0:
+                state = trainer.averaged_state()
+                if main:
+                    save_samples(out / "samples" / f"{progress.step:07d}.png", _grid(recipe, trainer, state))
             if watch:
                 watch(progress)
     path = _finish(recipe, trainer, out)
@@ -132,10 +138,10 @@ def _warn_of_initial_weights(recipe: AnyRecipe, trainer: Trainer) -> None:
 
 
 @contextmanager
-def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
+def _interrupts_between_steps(trainer: Trainer) -> Iterator[Callable[[], bool]]:
     """Holds a first Ctrl-C back, to be asked for between steps: inside one, weights and counter do not agree.
 
-    Only the main thread may do so; elsewhere nothing is held back.
+    Only the main thread of a process without others may do so; elsewhere nothing is held back.
     """
     came = False
 
@@ -145,7 +151,7 @@ def _interrupts_between_steps() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         came = True
 
-    if threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread() or trainer.accelerator.num_processes > 1:
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, hold)
@@ -197,8 +203,8 @@ class _Log:
         self.writer.close()
 
 
-def _grid(recipe: DiffusionRecipe, trainer: Trainer) -> np.ndarray:
-    model = build_model(_card(recipe, trainer, {}), trainer.averaged_state(), trainer.accelerator.device)
+def _grid(recipe: DiffusionRecipe, trainer: Trainer, state: dict[str, torch.Tensor]) -> np.ndarray:
+    model = build_model(_card(recipe, trainer, {}), state, trainer.accelerator.device)
     classes = "random" if recipe.network.classes is None else "balanced"
     conditions = None
     if recipe.text_encoder is not None:  # read by the trainer's encoder: opening a large one takes long
@@ -216,14 +222,16 @@ def snapshot_file(out: Path, step: int) -> Path:
 
 def _save_model(recipe: AnyRecipe, trainer: Trainer, path: Path) -> None:
     assert isinstance(recipe, DiffusionRecipe), "snapshots are of diffusion models"
-    save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), trainer.averaged_state())
+    state = trainer.averaged_state()
+    if trainer.accelerator.is_main_process:
+        save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), state)
 
 
 def _finish(recipe: AnyRecipe, trainer: Trainer, out: Path) -> Path:
     path = out / f"{recipe.name}.safetensors"
+    state = trainer.averaged_state()
     if not trainer.accelerator.is_main_process:
         return path
-    state = trainer.averaged_state()
     if isinstance(recipe, DiffusionRecipe):
         save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), state)
     elif isinstance(trainer.objective, TextObjective):
@@ -231,24 +239,26 @@ def _finish(recipe: AnyRecipe, trainer: Trainer, out: Path) -> Path:
         save_text_encoder(path, text, state)
     elif isinstance(recipe, AutoencoderRecipe):
         done = _record(recipe, trainer)
-        card = AutoencoderCard(name=recipe.name, network=recipe.network, scale=_latent_scale(trainer), training=done)
+        scale = _latent_scale(recipe, trainer, state)
+        card = AutoencoderCard(name=recipe.name, network=recipe.network, scale=scale, training=done)
         save_autoencoder(path, card, state)
     else:
-        network = trainer.bare
-        assert isinstance(network, SmallFeatures)
+        assert isinstance(trainer.bare, SmallFeatures)
+        network = SmallFeatures(trainer.bare.config)
+        network.load_state_dict(state)
         save_small_features(path, network, recipe.name)
     return path
 
 
 @torch.no_grad()
-def _latent_scale(trainer: Trainer) -> float:
+def _latent_scale(recipe: AutoencoderRecipe, trainer: Trainer, state: dict[str, torch.Tensor]) -> float:
     """1 / the standard deviation of the latents of some data, as latent diffusion found its 0.18215."""
-    network, generator = trainer.bare, torch.Generator().manual_seed(trainer.recipe.seed)
-    assert isinstance(network, KLAutoencoder)
-    network.eval()
-    latents = []
-    for step in range(max(1, 2048 // trainer.recipe.batch)):
-        posterior = network.encode(encode(trainer.feed.at(step).pictures).to(trainer.accelerator.device))
+    network, generator = KLAutoencoder(**recipe.network.model_dump()), torch.Generator().manual_seed(recipe.seed)
+    network.load_state_dict(state)
+    network.to(trainer.accelerator.device).eval()
+    feed, latents = trainer.feed.alone(), []
+    for step in range(max(1, 2048 // recipe.batch)):
+        posterior = network.encode(encode(feed.at(step).pictures).to(trainer.accelerator.device))
         noise = torch.randn(posterior.mean.shape, generator=generator)
         latents.append(posterior.sample(noise.to(posterior.mean.device)))
     return float(1.0 / torch.cat(latents).std())

@@ -8,7 +8,6 @@ has the official names, so nothing is renamed but the prefix `module.` of a Data
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from difflab.zoo.contents import Contents, State, copied
 from difflab.zoo.dit_files import MARK, is_container, read_dit
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.safe import is_state
+from difflab.zoo.training_state import read_record, read_whole
 from difflab.zoo.vdm_files import MARK as VDM_MARK
 from difflab.zoo.vdm_files import PREFIX as VDM_PREFIX
 from difflab.zoo.vdm_files import is_container as is_vdm
@@ -44,8 +44,6 @@ def read_official(value: Any, path: Path, told: Mapping[str, Any] | None = None,
 
     Raises DifflabError that says what the value is, if it is no model of a known family.
     """
-    if isinstance(value, Mapping) and {"recipe", "network", "ema"} <= value.keys() and is_state(value["ema"]):
-        return _own_training(value, path)
     if is_container(value) or (is_state(value) and MARK in value):
         return read_dit(value, path, told or {}, averaged)
     if is_vdm(value) or (is_state(value) and {VDM_MARK, f"{VDM_PREFIX}{VDM_MARK}"} & value.keys()):
@@ -83,20 +81,28 @@ def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
     )
 
 
-def _own_training(value: Mapping[str, Any], path: Path) -> Contents:
-    """The averaged weights of `difflab train`'s checkpoint.pt, with what its recipe says of the model."""
+def read_own_training(folder: Path, averaged: bool = True) -> Contents:
+    """The weights in a `checkpoint` of `difflab train`, with what its recipe says of the model.
+
+    Raises DifflabError for one that is damaged or of another kind of network.
+    """
+    record = read_record(folder)
+    recipe = record["recipe"]
     try:
-        recipe = json.loads(value["recipe"])
         card = {name: recipe[name] for name in ("name", "family", "schedule", "prediction", "variance")}
-        autoencoder = recipe.get("autoencoder")
-        network = recipe["network"]
-    except (TypeError, KeyError, json.JSONDecodeError) as error:
-        raise DifflabError(f"{path}: this training checkpoint has no readable recipe; make it again.") from error
-    state = copied({**value["network"], **value["ema"]})
+        autoencoder, network = recipe.get("autoencoder"), recipe["network"]
+        card["rounding"] = FAMILIES[card["family"]].rounding
+        state = read_whole(folder / record["tensors"], "network.")
+        if averaged:
+            state |= read_whole(folder / record["tensors"], "ema.")
+    except (KeyError, ValueError) as error:
+        raise DifflabError(f"{folder}: this training checkpoint has no readable model; make it again.") from error
     if autoencoder is not None:
         card["codec"] = codec_of(autoencoder).model_dump()
-    card["rounding"] = FAMILIES[card["family"]].rounding
-    done = {"weights": "ema", "source": "a training of difflab", "training": {"step": value["step"], "recipe": recipe}}
+    done = {
+        "weights": "ema" if averaged else "raw", "source": "a training of difflab",
+        "training": {"step": record["step"], "recipe": recipe},
+    }  # fmt: skip
     return Contents(state, network, {**card, **done})
 
 

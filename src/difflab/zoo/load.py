@@ -13,7 +13,7 @@ import yaml
 from difflab.core.prediction import Prediction
 from difflab.errors import DifflabError, suggest
 from difflab.validation import validated
-from difflab.zoo.adapters import read_official
+from difflab.zoo.adapters import read_official, read_own_training
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import KEY, parse_card
 from difflab.zoo.contents import Contents, State
@@ -29,6 +29,7 @@ from difflab.zoo.model import Model, build_model
 from difflab.zoo.official import OfficialConfig, read_config
 from difflab.zoo.registry import PARTS, Entry, find, known_names
 from difflab.zoo.safe import is_safetensors, read_safetensors, read_torch
+from difflab.zoo.training_state import RECORD
 
 Config = str | Path | Mapping[str, Any] | NetworkConfig | OfficialConfig
 ScheduleLike = str | Mapping[str, Any] | ScheduleConfig
@@ -51,8 +52,8 @@ def load(
     What the file does not say can be told, what it says can be overridden.
 
     Args:
-        source: a zoo name such as `lsun-church`; a difflab .safetensors, or checkpoint.pt of a training; an official
-            trainer file or state dict, of DDIM, guided-diffusion, DiT or video-diffusion-pytorch; a folder of
+        source: a zoo name such as `lsun-church`; a difflab .safetensors, or folder `checkpoint` of a training; an
+            official trainer file or state dict, of DDIM, guided-diffusion, DiT or video-diffusion-pytorch; a folder of
             diffusers' UNet2DModel or of its DiT. A zoo name goes before a file of that name; for the file write
             `./name`.
         family: a name in `FAMILIES`.
@@ -163,7 +164,7 @@ def _locate(source: str | Path) -> tuple[Path, Entry | None]:
 
 def _read(path: Path, told: _Told, averaged: bool) -> Contents:
     if path.is_dir():
-        return _read_folder(path, told)
+        return read_own_training(path, averaged) if (path / RECORD).exists() else _read_folder(path, told)
     if not is_safetensors(path):
         return read_official(read_torch(path), path, told.network, averaged)
     state, metadata = read_safetensors(path)
