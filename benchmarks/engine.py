@@ -29,6 +29,7 @@ class Nothing:
 
     number: int
     memory: int = 0
+    gpu: bool = False
 
 
 def main() -> None:

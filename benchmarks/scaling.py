@@ -38,7 +38,7 @@ class Assumed:
 class Outcome:
     """Seconds until all is scored, and their parts. start: until the last worker draws; drawing: from then to the last
     chunk; scoring: from there; tail: what workers wait on average for the last chunk; handing: of the driver, in all;
-    written: bytes."""
+    written: bytes; work: of all chunks."""
 
     gpus: int
     start: float
@@ -59,17 +59,31 @@ class Outcome:
         return self.work / (self.gpus * self.wall)
 
 
-def simulate(planned: Plan, gpus: int, a: Assumed) -> Outcome:
-    """Chunks, longest first, to whoever is free; then cells, longest first, are scored."""
+def simulate(planned: Plan, gpus: int, a: Assumed, at_once: bool = True) -> Outcome:
+    """Chunks, longest first, to whoever is free; cells are scored as soon as they are drawn, or when all are."""
     start = a.up + _sending(planned, gpus, a)
-    writing = a.put + max(1.0 / a.network, gpus / a.bucket) * _mean(chunk.bytes for chunk in _chunks(planned))
-    tasks = sorted((chunk.seconds for chunk in _chunks(planned)), reverse=True)
-    ends = _scheduled([seconds + writing + a.pause for seconds in tasks], gpus, a.handing)
-    reading = max(1.0 / a.network, min(gpus, len(planned.cells)) / a.bucket)
-    scored = _scheduled([cell.scoring + reading * cell.bytes for cell in planned.cells], gpus, a.handing)
-    return Outcome(
-        gpus, start, max(ends), max(scored), max(ends) - _mean(ends), a.handing * len(tasks), planned.bytes, sum(tasks)
-    )
+    written = a.put + max(1.0 / a.network, gpus / a.bucket) * _mean(chunk.bytes for chunk in _chunks(planned))
+    read = max(1.0 / a.network, min(gpus, len(planned.cells)) / a.bucket)
+    free, ready, number, last, scored = [0.0] * gpus, [], 0, 0.0, 0.0
+    for cell in sorted(planned.cells, key=lambda cell: -cell.seconds_per_chunk):
+        end = 0.0
+        for chunk in cell.chunks:
+            if at_once and ready and ready[0][0] <= free[0]:  # a cell that is drawn goes before chunks that are not
+                scored = max(scored, free[0] + ready[0][1])
+                heapq.heapreplace(free, free[0] + heapq.heappop(ready)[1])
+            begun = max(free[0], number * a.handing if number < gpus else 0.0)
+            heapq.heapreplace(free, begun + chunk.seconds + written + a.pause)
+            end, number = max(end, begun + chunk.seconds + written + a.pause), number + 1
+        heapq.heappush(ready, (end, cell.scoring + read * cell.bytes))
+        last = max(last, end)
+    waited = _mean(last - min(last, worker) for worker in free)
+    while ready:
+        drawn, seconds = heapq.heappop(ready)
+        end = max(free[0], drawn if at_once else last) + seconds
+        heapq.heapreplace(free, end)
+        scored = max(scored, end)
+    seconds = sum(chunk.seconds for chunk in _chunks(planned))
+    return Outcome(gpus, start, last, max(0.0, scored - last), waited, a.handing * number, planned.bytes, seconds)
 
 
 def _chunks(planned: Plan) -> list:
@@ -82,14 +96,6 @@ def _sending(planned: Plan, gpus: int, a: Assumed) -> float:
     while 2**rounds < machines:
         rounds += 1
     return (rounds + 1) * planned.memory.weights / a.network  # and once more to the GPU
-
-
-def _scheduled(tasks: list[float], workers: int, handing: float) -> list[float]:
-    """When each worker ends: tasks go in order to the one that is free first, not before the driver hands them out."""
-    free = [0.0] * workers
-    for number, seconds in enumerate(tasks):
-        heapq.heapreplace(free, max(free[0], (number + 1) * handing if number < workers else 0.0) + seconds)
-    return free
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -111,12 +117,14 @@ def main() -> None:
         assert isinstance(study, Study)
         for size in options.chunks:
             planned = plan(study.model_copy(update={"chunk": size}), options.gpu, options.batch)
-            _say(planned, size, [simulate(planned, gpus, Assumed()) for gpus in options.gpus])
+            for at_once in (False, True):
+                outcomes = [simulate(planned, gpus, Assumed(), at_once) for gpus in options.gpus]
+                _say(planned, f"of {size}, scored {'at once' if at_once else 'at the end'}", outcomes)
 
 
-def _say(planned: Plan, size: int, outcomes: list[Outcome]) -> None:
+def _say(planned: Plan, how: str, outcomes: list[Outcome]) -> None:
     each = max(cell.seconds_per_chunk for cell in planned.cells)
-    print(f"{planned.study.name}, {len(_chunks(planned)):,} chunks of {size}, {each / 60:.1f} min the longest")
+    print(f"{planned.study.name}, {len(_chunks(planned)):,} chunks {how}; the longest chunk {each / 60:.1f} min")
     for o in outcomes:
         print(
             f"  {o.gpus:4d} GPUs: {o.wall / 3600:7.2f} h (start {o.start / 60:.1f} min, "

@@ -69,6 +69,7 @@ class Number:
 
     value: int
     memory: int = 0
+    gpu: bool = False
 
 
 def _shifted(shift: list[int], task: Number) -> int:

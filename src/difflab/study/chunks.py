@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -32,6 +32,7 @@ class Chunk:
     number: int
     rows: range
     memory: int = 0
+    gpu: ClassVar[bool] = True
 
 
 def chunks_in_turn(benches: Sequence[Bench]) -> Iterator[Chunk]:

@@ -29,6 +29,7 @@ from difflab.study.travel import pack, unpack
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _AHEAD = 2  # tasks handed over for each that can run: the next one is there when a worker becomes free
 _KNOWN_FOR = 5.0  # seconds
+_THREADS = 8  # of a task beside GPUs that does not need one
 _RETRIES = 20  # of a task whose worker or machine died; one that kills every worker must end some time
 
 Sent = tuple[str, list["ray.ObjectRef[Any]"]]  # a name of its own, and where Ray keeps it, which in a list stays there
@@ -103,8 +104,15 @@ class Ray:
                 f"a task needs about {task.memory / 1e9:.1f} GB, but the largest machine of the cluster gives "
                 f"{most / 1e9:.1f}; take a smaller --batch, or larger machines."
             )
-        place = _worked.options(num_cpus=1, num_gpus=self.gpus, memory=task.memory or None)
-        return place.remote(run, sent, task, os.getcwd())
+        return self._place(task).remote(run, sent, task, os.getcwd())
+
+    def _place(self, task: Task) -> Any:
+        """Where a task is done. Beside GPUs, what does not need them has processes of its own, with more threads."""
+        if self.gpus and not task.gpu:
+            threads = max(1, int(min(_THREADS, self._have().most_cpus)))
+            own = {"env_vars": {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}}
+            return _worked.options(num_cpus=threads, memory=task.memory or None, runtime_env=own)
+        return _worked.options(num_cpus=1, num_gpus=self.gpus, memory=task.memory or None)
 
     def _answer(self, done: ray.ObjectRef[Any], task: Task) -> Any:
         try:
@@ -136,17 +144,19 @@ class Ray:
 
 @dataclass(frozen=True)
 class _Resources:
-    """Processors and GPUs of a cluster, and the bytes of memory of its largest machine."""
+    """Processors and GPUs of a cluster; processors and bytes of memory of the machine that has most of them."""
 
     cpus: float
     gpus: float
+    most_cpus: float
     memory: float
 
     @classmethod
     def of_cluster(cls) -> _Resources:
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
-        return cls(cpus, gpus, max((node.get("memory", 0.0) for node in alive), default=0.0))
+        most = (max((node.get(name, 0.0) for node in alive), default=0.0) for name in ("CPU", "memory"))
+        return cls(cpus, gpus, *most)
 
 
 class _End:

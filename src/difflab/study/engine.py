@@ -13,10 +13,14 @@ Answer = TypeVar("Answer")
 
 
 class Demanding(Protocol):
-    """What a task says of itself: how many bytes of memory it needs, 0 where that is not known."""
+    """What a task says of itself: how many bytes of memory it needs, 0 where that is not known, and whether a GPU is of
+    use to it."""
 
     @property
     def memory(self) -> int: ...
+
+    @property
+    def gpu(self) -> bool: ...
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import stdtrit
@@ -39,20 +39,22 @@ Against = dict[tuple[int | None, View | None], AdmReference]  # what samples are
 
 @dataclass(frozen=True)
 class ToScore:
-    """A cell that was drawn: the number of its bench, its key, and the bytes of memory that scoring takes."""
+    """A cell that was drawn: the number of its bench, and its key. Scores are mostly spectra, which CPUs do as well."""
 
     bench: int
     settings: Settings
     key: str
-    memory: int = 0
+    memory: ClassVar[int] = 0
+    gpu: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
 class ToRead:
-    """A reference that is still to be looked at: the number of its bench, and the bytes of memory that it takes."""
+    """A reference that is still to be looked at: the number of its bench."""
 
     bench: int
-    memory: int = 0
+    memory: ClassVar[int] = 0
+    gpu: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
