@@ -91,7 +91,7 @@ def test_two_processes_end_with_the_weights_of_one(alone, pair, way, name):
     two = load_file(pair[0] / f"{way}-{name}" / "end.safetensors")
     assert one.keys() == two.keys()
     for key, value in one.items():
-        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=3e-4, msg=key)
 
 
 @pytest.mark.parametrize(("way", "name"), RESUMED)
@@ -128,7 +128,7 @@ def test_models_and_pictures_of_shards_are_those_of_one_process(pair, tmp_path):
         found, expected = difflab.load(two), difflab.load(one)
         assert found.card.training["hardware"].startswith("2 x")
         for key, value in expected.network.state_dict().items():
-            torch.testing.assert_close(found.network.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(found.network.state_dict()[key], value, rtol=1e-3, atol=3e-4)
     grids = [np.asarray(Image.open(place / "samples" / "0000006.png"), int) for place in (end.parent, of_two)]
     assert abs(grids[0] - grids[1]).max() <= 2
     (_, one), (_, two) = (
@@ -136,7 +136,7 @@ def test_models_and_pictures_of_shards_are_those_of_one_process(pair, tmp_path):
         for place in (train(recipe("features"), tmp_path / "f").parent, folder / "fsdp-features-train")
     )
     for key, value in one.state_dict().items():
-        torch.testing.assert_close(two.state_dict()[key], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(two.state_dict()[key], value, rtol=1e-3, atol=3e-4)
     scales = [
         open_autoencoder(str(place / "autoencoder.safetensors")).scale
         for place in (train(recipe("autoencoder"), tmp_path / "a").parent, folder / "fsdp-autoencoder-train")
@@ -156,7 +156,7 @@ def test_a_process_killed_in_saving_leaves_the_state_before(tmp_path, alone):
         load_file(path) for path in (tmp_path / "dit" / "dit.safetensors", alone[0] / "dit" / "end.safetensors")
     )
     for key, value in whole.items():
-        torch.testing.assert_close(ended[key], value, rtol=1e-3, atol=1e-4, msg=key)
+        torch.testing.assert_close(ended[key], value, rtol=1e-3, atol=3e-4, msg=key)
 
 
 def test_with_one_process_there_is_nothing_to_shard(alone, tmp_path):
