@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from difflab.cli.app import app
+from difflab.study.plan import plan
+from difflab.study.presets import find_study
+from difflab.study.spec import Study
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -69,3 +72,26 @@ def test_the_documented_sampler_works() -> None:
     start = torch.linspace(-1, 1, 5, dtype=torch.float64)
     end = sampler.final(sampler.trajectory(model, euler, points, GivenNoise(start, [])))
     assert (end - model.flow(start, points[0], points[-1])).abs().max() < 0.02
+
+
+SCALING = (ROOT / "docs" / "scaling.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["dit-steps", "vdm-steps", "samplers"])
+def test_the_page_on_scaling_says_what_plans_say(name: str) -> None:
+    row = next(line for line in SCALING.splitlines() if line.startswith(f"| `{name}` |") and line.count("|") == 11)
+    cells, pflop, hours, hours_of_8, scoring, store, memory, chunks, longest = (
+        float(cell.replace(",", "")) for cell in row.strip("|").split("|")[1:]
+    )
+    study = find_study(Path(f"paper/{name}"))
+    assert isinstance(study, Study)
+    planned = plan(study, "h200")
+    assert (cells, chunks) == (len(planned.cells), len(planned.chunk_seconds()))
+    assert pflop == round(planned.flops / 1e15)
+    found = {
+        hours: planned.gpu_seconds / 3600, hours_of_8: planned.wall(8) / 3600, scoring: planned.scoring / 3600,
+        store: planned.bytes / 1e9, longest: max(planned.chunk_seconds()) / 60,
+    }  # fmt: skip
+    for said, now in found.items():
+        assert said == pytest.approx(now, abs=0.051)
+    assert memory == round(planned.memory.needed / 2**30)
