@@ -34,7 +34,9 @@ def test_a_cell_is_scored_when_its_last_chunk_is_there(bench: Bench) -> None:
     assert first == chunks[:3]
     for chunk in reversed(first):
         todo.drawn(chunk)
-    assert next(tasks) == ToScore(0, chunks[0].settings, chunks[0].key)
+    scored = next(tasks)
+    assert isinstance(scored, ToScore)
+    assert scored.key == chunks[0].key
     assert next(tasks) == chunks[3]
 
 
@@ -43,8 +45,7 @@ def test_one_worker_draws_all_before_it_scores(bench: Bench) -> None:
     seen = []
     for task in todo.tasks():
         seen.append(type(task))
-        if isinstance(task, Chunk):
-            todo.drawn(task)
+        todo.drawn(task) if isinstance(task, Chunk) else todo.scored(task)
     assert seen == [Chunk] * 6 + [ToScore] * 2
 
 
@@ -69,16 +70,35 @@ def test_chunks_that_are_there_are_not_drawn(bench: Bench) -> None:
     assert first not in _next(todo.tasks(), 5)
 
 
-def test_what_two_studies_have_in_common_is_drawn_once(bench: Bench, tmp_path: Path) -> None:
+@pytest.mark.parametrize("at_once", [False, True])
+def test_what_two_studies_have_in_common_is_drawn_once(bench: Bench, at_once: bool) -> None:
     other = bench.study.model_copy(update={"name": "other", "axes": {"steps": [2, 4]}})
     benches = open_benches([(bench.study, bench.store), (other, bench.store)], device="cpu")
-    todo = Todo(benches, chunks_in_turn(benches), at_once=False)
+    todo = Todo(benches, chunks_in_turn(benches), at_once)
     drawn, scored = [], []
     for task in todo.tasks():
         if isinstance(task, Chunk):
             drawn.append((task.settings.steps, task.number))
             todo.drawn(task)
         else:
+            assert len([steps for steps, _ in drawn if steps == task.settings.steps]) == 3
             scored.append((task.bench, task.settings.steps))
+            todo.scored(task)
     assert sorted(drawn) == [(steps, number) for steps in (1, 2, 4) for number in range(3)]
     assert sorted(scored) == [(0, 1), (0, 2), (1, 2), (1, 4)]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_cell_of_two_studies_that_was_begun_is_finished(bench: Bench, at_once: bool) -> None:
+    """Its last chunk is smaller than the others, so that counting one twice would show."""
+    other = bench.study.model_copy(update={"name": "other"})
+    benches = open_benches([(bench.study, bench.store), (other, bench.store)], device="cpu")
+    Todo(benches, [], at_once)
+    for chunk in list(chunks_in_turn([bench]))[:3]:
+        draw([bench], chunk)
+    todo = Todo(benches, chunks_in_turn(benches), at_once)
+    seen = []
+    for task in todo.tasks():
+        seen.append(type(task))
+        todo.drawn(task) if isinstance(task, Chunk) else todo.scored(task)
+    assert sorted(kind.__name__ for kind in seen) == ["Chunk"] * 3 + ["ToScore"] * 4

@@ -13,6 +13,7 @@ from difflab.cli import planning
 from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
 
 if TYPE_CHECKING:
+    from difflab.study.engine import Engine
     from difflab.study.learning import LearningStudy
     from difflab.study.result import Result
     from difflab.study.run import Progress, Watch
@@ -45,6 +46,7 @@ def run(
     gpus: Gpus = None,
 ) -> None:
     """Run a study, or go on with one that was stopped, and write its report."""
+    from difflab.errors import DifflabError
     from difflab.places import local, place
     from difflab.report.page import build_report
     from difflab.study.engine import make_engine
@@ -55,13 +57,15 @@ def run(
     study = find_study(file)
     folder = place(f"runs/{study.name}" if out is None else out)
     if isinstance(study, LearningStudy):
+        if (engine, address, workers, gpus) != ("local", None, None, None):
+            raise DifflabError(f"{study.name}: compares trainings, which run in this process; leave --engine out.")
         _learn(study, local(folder, "trainings"), batch, pick_device(device))
         return
     with (
         make_engine(engine, address=address, workers=workers, gpus=gpus) as doing,
         _watching(study.name, [study]) as watch,
     ):
-        result = run_study(study, folder, batch=batch, device=pick_device(device), engine=doing, watch=watch)
+        result = run_study(study, folder, batch=batch, device=_here(device, doing), engine=doing, watch=watch)
     _print_table(result)
     print(f"report: {build_report([result], folder / 'report', problem_set=None)}")
     _fail_if_cells_failed([result])
@@ -196,7 +200,7 @@ def reproduce(
     pairs = [(study, Store(folders[name])) for name in names for study in studies[name]]
     chapters = []
     with make_engine(engine, address=address, workers=workers, gpus=gpus) as doing:
-        benches = iter(open_benches(pairs, batch=batch, device=pick_device(device) if doing.alone else "cpu"))
+        benches = iter(open_benches(pairs, batch=batch, device=_here(device, doing)))
         for name in names:
             here = [next(benches) for _ in studies[name]]
             with _watching(name, studies[name]) as watch:
@@ -223,6 +227,17 @@ def report(
     if problem_set is not None:
         chapters = [Chapter(problem_set, load_results(root), chapters[0].learnings)]
     print(f"report: {build_book(chapters, root / 'report')}")
+
+
+def _here(device: str | None, engine: Engine) -> str:
+    """Where this process opens models. Raises DifflabError for a device, where workers of another engine have theirs."""
+    from difflab.errors import DifflabError
+
+    if engine.alone:
+        return pick_device(device)
+    if device is not None:
+        raise DifflabError(f"device is {device}, but Ray's workers have their own; leave --device out, or tell --gpus.")
+    return "cpu"
 
 
 @contextmanager

@@ -56,6 +56,12 @@ class Shelf:
     _extractors: dict[str, Extractor] = field(default_factory=dict)
     _clips: dict[str, ClipScorer] = field(default_factory=dict)
 
+    def only(self, study: Study) -> Shelf:
+        """The same without the models and classifiers of other studies."""
+        models = {key: model for key, model in self._models.items() if key[0] == study.model}
+        classifiers = {name: opened for name, opened in self._classifiers.items() if name == study.classifier}
+        return replace(self, _models=models, _classifiers=classifiers)
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrived in another process: what was opened is on its device now, and nobody draws in turn with it."""
         vars(self).update(state, device=str(home()), run=uuid4().hex)
@@ -162,7 +168,8 @@ class Bench:
     def __getstate__(self) -> dict[str, Any]:
         """What goes along to another process: not the reference, of which workers are told what was measured."""
         stays = {"reference", "statistics", "against"}
-        return {name: value for name, value in vars(self).items() if name not in stays} | {"measured": {}}
+        goes = {name: value for name, value in vars(self).items() if name not in stays}
+        return goes | {"measured": {}, "shelf": self.shelf.only(self.study)}
 
     @property
     def extractors(self) -> list[Extractor]:

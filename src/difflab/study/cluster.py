@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from difflab.study.engine import Answer, Done, Failure, Task, attempt
 
 try:
     import ray
-    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 except ModuleNotFoundError as error:
     raise DifflabError("the engine ray needs ray, which is not installed; install difflab[ray].") from error
 
@@ -59,25 +60,30 @@ class Ray:
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(where, workers)
-        self._known: tuple[float, _Resources] | None = None
-        there = self._have().gpus
+        elif address is not None or workers is not None:
+            raise DifflabError("Ray runs in this process already, which is then used; leave address and workers out.")
+        self._known: tuple[float, list[dict[str, float]]] | None = None
+        there = max((machine.get("GPU", 0.0) for machine in self._machines()), default=0.0)
         self.gpus = gpus if gpus is not None else float(there >= 1)
         if self.gpus > there:
-            raise DifflabError(f"gpus is {self.gpus:g}, but the cluster has {there:g}; ask for fewer, or add machines.")
+            raise DifflabError(
+                f"gpus is {self.gpus:g}, but no machine of the cluster has more than {there:g}; ask for fewer."
+            )
         self._sent: dict[int, tuple[Any, Sent]] = {}  # by id; what was sent is kept, so that no other gets its id
 
     def map(
         self, run: Callable[..., Answer], tasks: Iterable[Task | None], *given: Any
     ) -> Iterator[Done[Task, Answer] | Failure[Task]]:
         """Answers in the order in which they come. A DifflabError of one task ends all."""
-        sent = [self._send(part) for part in given]
+        sent = self._send(given)
         coming: dict[ray.ObjectRef[Any], Task] = {}
         left = iter(tasks)
         try:
             while True:
-                while len(coming) < self._room() and (task := next(left, None)) is not None:
+                while self._is_room(coming.values()) and (task := next(left, None)) is not None:
                     coming[self._start(run, sent, task)] = task
                 if not coming:
+                    assert next(left, None) is None, "nothing is under way that a task could hang on"
                     return
                 (done, *_), _ = ray.wait(list(coming), num_returns=1)
                 yield self._answer(done, coming.pop(done))
@@ -92,98 +98,118 @@ class Ray:
         if self._ours:
             ray.shutdown()
 
-    def _send(self, part: Any) -> Sent:
-        """Put what tasks have in common where all workers find it; the same object only once."""
-        if id(part) not in self._sent:
-            self._sent[id(part)] = part, (uuid4().hex, [ray.put(pack(part))])
-        return self._sent[id(part)][1]
+    def _send(self, given: Sequence[Any]) -> list[Sent]:
+        """Put what tasks have in common where all workers find it; what they had before and have again, only once."""
+        known = {id(part): self._sent[id(part)] for part in given if id(part) in self._sent}
+        new = {id(part): (part, (uuid4().hex, [ray.put(pack(part))])) for part in given if id(part) not in known}
+        self._sent = known | new
+        return [self._sent[id(part)][1] for part in given]
 
     def _start(self, run: Callable[..., Answer], sent: list[Sent], task: Task) -> ray.ObjectRef[Any]:
-        if task.memory > (most := self._have().memory):
+        place = self._place(task)
+        needs = {"CPU": place["num_cpus"], "GPU": place.get("num_gpus", 0.0), "memory": place.get("memory", 0)}
+        if not any(all(has.get(name, 0.0) >= need for name, need in needs.items()) for has in self._machines()):
+            asked = f"{needs['CPU']:g} processors, {needs['GPU']:g} GPUs and {needs['memory'] / 1e9:.1f} GB"
             raise DifflabError(
-                f"a task needs about {task.memory / 1e9:.1f} GB, but the largest machine of the cluster gives "
-                f"{most / 1e9:.1f}; take a smaller --batch, or larger machines."
+                f"a task needs {asked}, but no machine of the cluster gives as much; take a smaller --batch, or larger "
+                "machines."
             )
-        return self._place(task).remote(run, sent, task, os.getcwd())
+        return _worked.options(**place).remote(run, sent, task, os.getcwd())
 
-    def _place(self, task: Task) -> Any:
+    def _place(self, task: Task) -> dict[str, Any]:
         """Where a task is done. Beside GPUs, what does not need them has processes of its own, with more threads."""
-        if self.gpus and not task.gpu:
-            threads = max(1, int(min(_THREADS, self._have().most_cpus)))
-            own = {"env_vars": {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}}
-            return _worked.options(num_cpus=threads, memory=task.memory or None, runtime_env=own)
-        return _worked.options(num_cpus=1, num_gpus=self.gpus, memory=task.memory or None)
+        if not self.gpus:
+            return {"num_cpus": 1, "memory": task.memory} if task.memory else {"num_cpus": 1}
+        if task.gpu:  # the memory that it needs is the GPU's
+            return {"num_cpus": 1, "num_gpus": self.gpus}
+        spare = max(machine.get("CPU", 0.0) - machine.get("GPU", 0.0) / self.gpus for machine in self._machines())
+        threads = max(1, int(min(_THREADS, spare)))
+        return {
+            "num_cpus": threads,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+            **({"memory": task.memory} if task.memory else {}),
+        }
 
     def _answer(self, done: ray.ObjectRef[Any], task: Task) -> Any:
         try:
-            answer = ray.get(done)
+            answer, heard = ray.get(done)
         except RayTaskError as error:  # what no task may raise is a fault of ours: show where
             raise error.as_instanceof_cause() from None
-        except (WorkerCrashedError, OutOfMemoryError) as error:  # whoever works on it dies, again and again
+        except (
+            WorkerCrashedError,
+            NodeDiedError,
+            OutOfMemoryError,
+        ) as error:  # whoever works on it dies, again and again
             return Failure(task, f"{type(error).__name__}: {first_line(error)}")
         except RayError as error:
             raise DifflabError(
                 f"Ray has ended ({type(error).__name__}: {first_line(error).rstrip('.')}); what was finished is in the "
                 "store, repeat the command to go on."
             ) from error
+        for message in heard:
+            warnings.warn(message, UserWarning, stacklevel=2)
         if isinstance(answer, _End):
             raise DifflabError(answer.message)
         return answer
 
-    def _room(self) -> int:
-        """How many tasks may be under way."""
-        have = self._have()
-        return max(1, int(have.gpus / self.gpus if self.gpus else have.cpus)) * _AHEAD
+    def _is_room(self, coming: Collection[Task]) -> bool:
+        """Whether another task may be handed over. Those beside GPUs are few, and keep no GPU waiting."""
+        what, each = ("GPU", self.gpus) if self.gpus else ("CPU", 1.0)
+        slots = int(sum(machine.get(what, 0.0) for machine in self._machines()) / each)
+        return sum(task.gpu or not self.gpus for task in coming) < max(1, slots) * _AHEAD
 
-    def _have(self) -> _Resources:
-        """What the cluster has, which may grow and shrink meanwhile; asked for now and then, not with every task."""
+    def _machines(self) -> list[dict[str, float]]:
+        """What each machine of the cluster has, which may change meanwhile; asked now and then, not with every task."""
         if self._known is None or time.monotonic() > self._known[0] + _KNOWN_FOR:
-            self._known = time.monotonic(), _Resources.of_cluster()
+            self._known = time.monotonic(), [node["Resources"] for node in ray.nodes() if node["Alive"]]
         return self._known[1]
 
 
 @dataclass(frozen=True)
-class _Resources:
-    """Processors and GPUs of a cluster; processors and bytes of memory of the machine that has most of them."""
-
-    cpus: float
-    gpus: float
-    most_cpus: float
-    memory: float
-
-    @classmethod
-    def of_cluster(cls) -> _Resources:
-        alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus, gpus = (sum(node.get(name, 0.0) for node in alive) for name in ("CPU", "GPU"))
-        most = (max((node.get(name, 0.0) for node in alive), default=0.0) for name in ("CPU", "memory"))
-        return cls(cpus, gpus, *most)
-
-
 class _End:
     """A DifflabError on its way back: pickled exceptions lose how they were made."""
 
-    def __init__(self, message: str) -> None:
-        self.message = message
+    message: str
 
 
 # A worker that has a GPU would by default end with its task, and the next one open the models again.
 @ray.remote(max_retries=_RETRIES, max_calls=0)
-def _worked(run: Callable[..., Any], sent: list[Sent], task: Any, folder: str) -> Any:
+def _worked(run: Callable[..., Any], sent: list[Sent], task: Any, folder: str) -> tuple[Any, list[str]]:
+    """What a task gave, and the warnings on the way."""
+    _stay_on(list(map(str, ray.get_gpu_ids())))
     if os.path.isdir(folder):  # where the driver is, which its relative paths start from
         os.chdir(folder)
-    try:
-        return attempt(run, task, [_opened(*part) for part in sent])
-    except DifflabError as error:
-        return _End(str(error))
+    answer: Any
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("default")
+        try:
+            answer = attempt(run, task, _opened(sent))
+        except DifflabError as error:
+            answer = _End(str(error))
+    return answer, [str(each.message) for each in heard if issubclass(each.category, UserWarning)]
 
 
 _OPEN: dict[str, Any] = {}  # what this worker has opened, by name
+_GPUS: list[list[str]] = []  # that Ray gave this worker with its first task
 
 
-def _opened(name: str, kept: list[ray.ObjectRef[Any]]) -> Any:
-    if name not in _OPEN:
-        _OPEN[name] = unpack(ray.get(kept[0]))
-    return _OPEN[name]
+def _stay_on(gpus: list[str]) -> None:
+    """See to it that this worker computes on the GPUs that Ray gives it, and on no other."""
+    if not gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # all would be visible
+    if not _GPUS:
+        _GPUS.append(gpus)
+    if _GPUS[0] != gpus:
+        os._exit(1)  # CUDA stays where it began: Ray gives the task to another worker
+
+
+def _opened(sent: list[Sent]) -> list[Any]:
+    for old in _OPEN.keys() - {name for name, _ in sent}:
+        del _OPEN[old]
+    for name, kept in sent:
+        if name not in _OPEN:
+            _OPEN[name] = unpack(ray.get(kept[0]))
+    return [_OPEN[name] for name, _ in sent]
 
 
 def _check(workers: int | None, gpus: float | None) -> None:
@@ -196,7 +222,7 @@ def _check(workers: int | None, gpus: float | None) -> None:
 def _connect(where: str, workers: int | None) -> None:
     try:
         if where == "local":
-            ray.init(where, num_cpus=workers or os.cpu_count(), include_dashboard=False, **_QUIET)
+            ray.init(where, num_cpus=workers, include_dashboard=False, **_QUIET)
         else:
             ray.init(where, **_QUIET)
     except Exception as error:  # ray raises nothing more exact where a machine does not come up in time

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import platform
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from difflab.core.schedule import path
 from difflab.score.scores import metric_name
 from difflab.study.bench import Bench, draw_of
 from difflab.study.measure import SHAPES
-from difflab.study.result import Row
 from difflab.study.spec import SAID, Metric, Settings, Study
 from difflab.zoo.sampling import grid_note
+
+Timings = Sequence[Sequence[Mapping[str, Any]]]  # of cells, of their chunks
 
 CAPTIONS_FILE = "captions.txt"  # in a study's folder: what its samples are asked to be, one a line
 
@@ -94,9 +95,9 @@ def _classifier(bench: Bench) -> dict[str, str]:
     return {} if classifier is None else {"name": classifier.name, "weights sha256": classifier.weights_hash}
 
 
-def notes(bench: Bench, rows: Sequence[Row]) -> list[str]:
-    """What a reader must know to read the numbers, a sentence or two each."""
-    about = (_about_counts(bench), _about_grids(bench), _about_reference(bench), _about_machines(bench, rows))
+def notes(bench: Bench, timings: Timings) -> list[str]:
+    """What a reader must know to read the numbers, a sentence or two each; timings: see `where`."""
+    about = (_about_counts(bench), _about_grids(bench), _about_reference(bench), _about_machines(timings))
     first = [bench.model.card.summary(), *([bench.study.remark] if bench.study.remark else [])]
     return list(dict.fromkeys(itertools.chain(first, *about)))
 
@@ -161,28 +162,26 @@ def _about_reference(bench: Bench) -> Iterator[str]:
         yield f"{skipped} broken images of the reference were passed over."
 
 
-def _about_machines(bench: Bench, rows: Sequence[Row]) -> Iterator[str]:
-    if len({str(place) for place in _places(bench, rows)}) > 1:
+def _about_machines(timings: Timings) -> Iterator[str]:
+    chunks = [chunk for cell in timings for chunk in cell]
+    if len({str(chunk["machine"]) for chunk in chunks}) > 1:
         yield "Not all samples were drawn on one machine, so times of different cells do not compare."
-    if len(sizes := sorted({chunk["batch"] for chunk in _chunks(bench, rows)})) > 1:
+    elif any(len({chunk["run"] for chunk in cell}) > 1 for cell in timings):
+        yield "Samples of one cell were drawn in several runs, or by several workers, which changes their times."
+    if len(sizes := sorted({chunk["batch"] for chunk in chunks})) > 1:
         yield f"Samples were drawn in batches of {' and '.join(map(str, sizes))}, which changes their times."
 
 
-def where(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
-    """The machine that drew the samples, and the batch; the present one when no sample was drawn."""
-    places = _places(bench, rows) or [machine(bench.shelf.device)]
-    batch = {chunk["batch"] for chunk in _chunks(bench, rows)}
+def where(bench: Bench, timings: Timings) -> dict[str, Any]:
+    """The machine that drew the samples, and the batch; the present one when no sample was drawn.
+
+    timings: what is recorded beside the chunks of each cell.
+    """
+    chunks = [chunk for cell in timings for chunk in cell]
+    place = chunks[-1]["machine"] if chunks else machine(bench.shelf.device)
+    batch = {chunk["batch"] for chunk in chunks}
     finished = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    return {**places[-1], **({"batch": batch.pop()} if len(batch) == 1 else {}), "report of": finished}
-
-
-def _places(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    return [chunk["machine"] for chunk in _chunks(bench, rows)]
-
-
-def _chunks(bench: Bench, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    cells = [bench.store.at(row.key) for row in rows if not row.error]
-    return [chunk for cell in cells for chunk in cell.timings()]
+    return {**place, **({"batch": batch.pop()} if len(batch) == 1 else {}), "report of": finished}
 
 
 def command(study: Study, settings: Settings, told: bool = False) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import yaml
 
@@ -105,6 +107,7 @@ def _check_folder(study: Study, folder: Place) -> None:
 
 def _result(bench: Bench, cells: list[Scored], real: Real) -> Result:
     of_length, rows = real.floors.of_length, [cell.row for cell in cells]
+    timings = [cell.timings for cell in cells]
     return Result(
         study=bench.study,
         metric_names=metric_names(bench),
@@ -112,8 +115,8 @@ def _result(bench: Bench, cells: list[Scored], real: Real) -> Result:
         differences=differences(bench, cells),
         passport=passport(bench),
         floors=real.floors.common,
-        machine=where(bench, rows),
-        notes=notes(bench, rows),
+        machine=where(bench, timings),
+        notes=notes(bench, timings),
         captions=list(bench.captions[: bench.study.keep]),
         root=bench.store.root,
     )
@@ -122,11 +125,16 @@ def _result(bench: Bench, cells: list[Scored], real: Real) -> Result:
 def _look_at_references(benches: Sequence[Bench], engine: Engine) -> list[Real]:
     """What real samples say, for each study; its benches know it from now on."""
     found: dict[int, Real] = {}
-    for answer in engine.map(look_at_reference, [ToRead(number) for number in range(len(benches))], benches):
-        if isinstance(answer, Failure):
-            raise DifflabError(f"{benches[answer.task.bench].study.name}: its reference failed: {answer.message}.")
-        found[answer.task.bench] = answer.answer
-        benches[answer.task.bench].measured.update(answer.answer.against)
+    of_reference: dict[str, list[ToRead]] = {}
+    for number, bench in enumerate(benches):
+        of_reference.setdefault(bench.study.reference, []).append(ToRead(number))
+    # Of studies with one reference the first measures it and the others read what it kept.
+    for turn in zip_longest(*of_reference.values()):
+        for answer in engine.map(look_at_reference, [task for task in turn if task is not None], benches):
+            if isinstance(answer, Failure):
+                raise DifflabError(f"{benches[answer.task.bench].study.name}: its reference failed: {answer.message}.")
+            found[answer.task.bench] = deepcopy(answer.answer)  # Ray's lies in shared memory that cannot be written to
+            benches[answer.task.bench].measured.update(found[answer.task.bench].against)
     return [found[number] for number in range(len(benches))]
 
 
@@ -155,12 +163,14 @@ def _draw_and_score(benches: Sequence[Bench], real: Sequence[Real], engine: Engi
                 todo.fail(task, done.message)
             else:
                 found[task.bench, task.settings] = _failed(benches, task, done.message)
+                todo.scored(task)
         elif isinstance(task, Chunk):
             todo.drawn(task)
             told(task, scored=False)
         else:
             assert done.answer is not None
             found[task.bench, task.settings] = done.answer
+            todo.scored(task)
             told(task, scored=True)
     for cell in todo.cells:
         if (message := todo.failed.get(todo.cell(cell))) is not None:
@@ -182,4 +192,4 @@ def _failed(benches: Sequence[Bench], cell: ToScore, message: str) -> Scored:
         command=command(study, cell.settings, told=told),
         error=message,
     )
-    return Scored(row, {})
+    return Scored(row, [], {})

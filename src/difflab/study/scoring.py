@@ -39,13 +39,14 @@ Against = dict[tuple[int | None, View | None], AdmReference]  # what samples are
 
 @dataclass(frozen=True)
 class ToScore:
-    """A cell that was drawn: the number of its bench, and its key. Scores are mostly spectra, which CPUs do as well."""
+    """A cell that was drawn: the number of its bench, its key, the bytes of memory that scoring takes, whether a GPU is
+    of use: scores are mostly spectra, which CPUs do as well, but training samples may be looked through, too."""
 
     bench: int
     settings: Settings
     key: str
-    memory: ClassVar[int] = 0
-    gpu: ClassVar[bool] = False
+    memory: int = 0
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,27 +86,33 @@ def look_at_reference(benches: Sequence[Bench], task: ToRead) -> Real:
 
 @dataclass(frozen=True)
 class Scored:
-    """The row of a cell, and by metric what belongs together between two cells, if anything does: booleans of samples
-    from one start noise, or of one reference sample; or replicates that drew the same rows."""
+    """The row of a cell, what is recorded beside its chunks, and by metric what belongs together between two cells, if
+    anything does: booleans of samples from one start noise, or of one reference sample; or replicates that drew the
+    same rows."""
 
     row: Row
+    timings: list[dict[str, Any]]
     paired: dict[Metric, np.ndarray]
 
 
 def score(benches: Sequence[Bench], against: Sequence[Against], task: ToScore) -> Scored:
-    """A cell, scored or read; `against` is that of each bench."""
+    """A cell, scored or read; `against` is that of each bench. Raises DifflabError where samples are missing."""
     bench = benches[task.bench]
     bench.measured.update(against[task.bench])
     cell = bench.store.at(task.key)
-    record = _scores(bench, task.settings, cell)
-    return Scored(_row(bench, task.settings, cell, record), _paired(record))
-
-
-def _row(bench: Bench, settings: Settings, cell: CellStore, record: Mapping[str, Any]) -> Row:
     timings = cell.timings()
+    if (have := sum(chunk["samples"] for chunk in timings)) != task.settings.count:
+        raise DifflabError(f"{cell.path}: holds {have} samples, not {task.settings.count}; run the study again.")
+    record = _scores(bench, task.settings, cell)
+    return Scored(_row(bench, task.settings, cell.key, record, timings), timings, _paired(record))
+
+
+def _row(
+    bench: Bench, settings: Settings, key: str, record: Mapping[str, Any], timings: Sequence[Mapping[str, Any]]
+) -> Row:
     each = [seconds for chunk in timings for seconds in chunk["seconds per sample of a batch"]]
     return Row(
-        key=cell.key,
+        key=key,
         settings=settings,
         varied=bench.study.varied(settings),
         scores=record["scores"],
@@ -264,9 +271,6 @@ def _scores(bench: Bench, settings: Settings, cell: CellStore) -> dict[str, Any]
     asked: list[str] = [*(metric for metric in of_each if metric in bench.study.metrics), *bench.views]
     taps = Taps(**{name: cell.gather(name) for name in bench.taps()})
     more = {name: cell.gather(name) for name in asked}
-    if taps.features is None or len(taps.features) != settings.count:
-        have = 0 if taps.features is None else len(taps.features)
-        raise DifflabError(f"{cell.path}: holds {have} samples, not {settings.count}; run the study again.")
     found = _measure(bench, frames, taps, more, bench.study.metrics)
     if beside_training:
         features, reference = cell.gather("features")[: bench.study.nearest], bench.reference_of(frames).dataset

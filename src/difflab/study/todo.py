@@ -9,6 +9,8 @@ from difflab.study.bench import Bench
 from difflab.study.chunks import Chunk, draw
 from difflab.study.scoring import Against, Scored, ToScore, score
 
+_ROW = 16  # bytes for each feature of each sample: as they are, and doubled for a replicate
+
 Task = Chunk | ToScore
 Cell = tuple[str, str]  # store, key: studies may have one in common
 
@@ -37,13 +39,16 @@ class Todo:
         self._of_cell: dict[Cell, list[ToScore]] = {}
         there = self._begin()
         self._drawn, self._missing = deque[ToScore](), deque[Chunk]()
+        seen: set[tuple[Cell, int]] = set()  # chunks of a cell in two studies come twice
         for chunk in chunks:
             cell = self.cell(chunk)
+            if (cell, chunk.number) in seen:
+                continue
+            seen.add((cell, chunk.number))
             if chunk.number in there[cell]:
                 self.drawn(chunk)
             else:
                 self._missing.append(chunk)
-            there[cell].add(chunk.number)  # of a cell in two studies only once
 
     def _begin(self) -> dict[Cell, set[int]]:
         """Record what decides the numbers of every cell, and find the chunks that are there."""
@@ -52,7 +57,8 @@ class Todo:
             for settings in bench.study.cells():
                 decides = bench.decides(settings)
                 stored = bench.store.cell(decides)
-                task = ToScore(number, settings, stored.key)
+                size = _ROW * settings.count * bench.extractor.dim
+                task = ToScore(number, settings, stored.key, size, gpu=settings == bench.beside_training)
                 if self.cell(task) not in there:
                     stored.begin(decides)
                     there[self.cell(task)] = stored.drawn()
@@ -87,7 +93,12 @@ class Todo:
         cell = self.cell(chunk)
         self.samples[cell] += len(chunk.rows)
         if self.samples[cell] == chunk.settings.count:
-            self._drawn += self._of_cell[cell]
+            self._drawn.append(self._of_cell[cell][0])
+
+    def scored(self, task: ToScore) -> None:
+        """A cell has its scores, or cannot have them. Another study that has it is next: both write its record."""
+        same = self._of_cell[self.cell(task)]
+        self._drawn += same[same.index(task) + 1 :][:1]
 
     def fail(self, chunk: Chunk, message: str) -> None:
         """A chunk cannot be drawn: nothing comes of its cell."""
