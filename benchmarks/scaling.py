@@ -26,7 +26,7 @@ class Assumed:
     workers together write or read at most; pause: seconds between hearing of a task's end and the next one's start;
     threads: how many times faster the eight threads beside GPUs score than one."""
 
-    handing: float = 0.002
+    handing: float = 0.003
     up: float = 20.0
     network: float = 1.25e9
     machine: int = 8
