@@ -239,26 +239,22 @@ def _until(driver: subprocess.Popen, out: Path, chunks: int) -> None:
 
 
 def test_killed_anywhere_it_ends_with_the_same_bytes(study: Study, tmp_path: Path) -> None:
-    """A worker, then the driver; the raylet; nothing that was there is written again."""
-    longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 90}), "chunk": 3})
+    """A worker, then the driver; nothing that was there is written again. (`benchmarks/kills.py` kills raylets, too.)"""
+    longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 60}), "chunk": 3})
     longer = longer.model_copy(update={"axes": {"steps": [40, 60]}})
     path, out = tmp_path / "study.yaml", tmp_path / "killed"
     path.write_text(yaml.safe_dump(longer.model_dump(mode="json", exclude_none=True)))
     words = [sys.executable, "-m", "difflab", "study", "run", str(path), "--out", str(out), "--engine", "ray"]
     command = [*words, "--workers", "2", "--batch", "3"]
-    for target, chunks in (("worker", 2), ("raylet", 20)):
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        _until(driver, out, chunks)
-        before = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/chunk-*.npz")}
-        pid = _kills._find(driver.pid, target)
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        if target == "worker":
-            _until(driver, out, chunks + 4)  # it goes on with another one
-            driver.kill()
-        said = driver.communicate(timeout=120)[1]
-        assert driver.returncode in {"worker": (-9,), "raylet": (1, 2)}[target], said  # 1 is Ray's own, with its line
-        assert before == {p: p.stat().st_mtime_ns for p in before}
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _until(driver, out, 2)
+    worker = _kills._find(driver.pid, "worker")
+    assert worker is not None
+    os.kill(worker, signal.SIGKILL)
+    _until(driver, out, 8)  # it goes on with another one
+    driver.kill()
+    driver.wait()
+    before = {p: p.stat().st_mtime_ns for p in out.glob("cells/*/chunk-*.npz")}
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert before == {p: p.stat().st_mtime_ns for p in before}
@@ -268,7 +264,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(study: Study, tmp_path: Pat
 
 def test_a_machine_that_dies_is_done_without(study: Study, tmp_path: Path) -> None:
     """Three machines, one of them for the driver; one of the two that work dies under its tasks."""
-    longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 60}), "chunk": 3})
+    longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 30}), "chunk": 3})
     longer = longer.model_copy(update={"axes": {"steps": [40, 60]}})
     path, out = tmp_path / "study.yaml", tmp_path / "out"
     path.write_text(yaml.safe_dump(longer.model_dump(mode="json", exclude_none=True)))

@@ -36,7 +36,7 @@ def test_scores_are_left_to_processors_beside_gpus(study: Study, tmp_path: Path)
     """What does not need a GPU has none, but threads; the scores are those of one thread to 1e-6."""
     few = study.model_copy(update={"axes": {"steps": [1, 2]}})
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
-    ray.init(num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:
         with Ray(gpus=0.5) as engine:
             done = list(engine.map(_where, [Task(gpu=True), Task(gpu=False)]))
