@@ -239,7 +239,7 @@ def _until(driver: subprocess.Popen, out: Path, chunks: int) -> None:
 
 
 def test_killed_anywhere_it_ends_with_the_same_bytes(study: Study, tmp_path: Path) -> None:
-    """A worker, then the driver; nothing that was there is written again. (`benchmarks/kills.py` kills raylets, too.)"""
+    """A worker, then the driver; nothing that was there is written again. (`benchmarks/kills.py` kills raylets.)"""
     longer = study.model_copy(update={"base": study.base.model_copy(update={"count": 60}), "chunk": 3})
     longer = longer.model_copy(update={"axes": {"steps": [40, 60]}})
     path, out = tmp_path / "study.yaml", tmp_path / "killed"
