@@ -159,6 +159,14 @@ def test_a_process_killed_in_saving_leaves_the_state_before(tmp_path, alone):
         torch.testing.assert_close(ended[key], value, rtol=1e-3, atol=3e-4, msg=key)
 
 
+def test_ctrl_c_in_one_process_leaves_the_state_that_all_have_written(tmp_path):
+    process = torchrun(tmp_path, [{"what": "interrupt", "to": "dit"}])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode
+    assert "KeyboardInterrupt" in output
+    assert read_record(tmp_path / "dit" / STATE)["step"] in (2, 4), "and its tensors are there whole"
+
+
 def test_with_one_process_there_is_nothing_to_shard(alone, tmp_path):
     assert follow("dit", tmp_path, "fsdp") == alone[1]["dit"]
 
