@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from difflab.data.shapes import SIZES, Shapes
 from difflab.data.shapes_clips import ShapesClips
@@ -36,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "clips": {
         "family": "unet3d", "data": {"source": "shapes", "size": 16, "frames": 3, "images": 1},
-        "optim": {"name": "sgd"},
+        "optim": {"name": "sgd", "lr": 0.05, "grad_clip": 0.5}, "accumulate": 2,
         "network": {
             "image_size": 16, "num_frames": 3, "dim": 8, "dim_mults": [1, 2], "attn_heads": 1, "attn_dim_head": 8,
             "strict_mask": True, "norm": "rms",
@@ -70,7 +72,9 @@ def follow(name: str, folder: Path, parallel: str = "ddp", *, resume: bool = Fal
     trainer = Trainer(r, dataset, folder, parallel)
     if resume:
         trainer.resume()
-    seen: dict[str, Any] = {"losses": {}, "norms": {}, "indices": {}}
+    seen: dict[str, Any] = {"losses": {}, "norms": {}, "indices": {}, "exchanges": 0}
+    if isinstance(trainer.network, DistributedDataParallel):
+        _count_exchanges(trainer.network, seen)
     for progress in trainer.run():
         seen["losses"][str(progress.step)] = float(progress.loss)
         seen["norms"][str(progress.step)] = float(progress.grad_norm)
@@ -82,6 +86,16 @@ def follow(name: str, folder: Path, parallel: str = "ddp", *, resume: bool = Fal
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in state.items()}, folder / "end.safetensors")
     return seen
+
+
+def _count_exchanges(network: DistributedDataParallel, seen: dict[str, Any]) -> None:
+    """Count, beside what it does, how often the processes exchange a bucket of gradients."""
+
+    def exchange(_state, bucket):  # type: ignore[no-untyped-def]  # DDP refuses an annotation that is a string
+        seen["exchanges"] += 1
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    network.register_comm_hook(None, exchange)
 
 
 def die_in_saving(folder: Path) -> None:

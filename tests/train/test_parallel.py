@@ -27,7 +27,12 @@ from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.training_state import read_record
 
 RESUMED = (("ddp", "dit"), ("fsdp", "dit"), ("fsdp", "muon"))  # stopped, and taken up again by another number
-ALL = (*RESUMED, ("ddp", "features"), *(("fsdp", name) for name in RECIPES if name not in ("dit", "muon")))
+ALL = (
+    *RESUMED,
+    ("ddp", "features"),
+    ("ddp", "clips"),
+    *(("fsdp", name) for name in RECIPES if name not in ("dit", "muon")),
+)
 
 
 def torchrun(folder: Path, jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
@@ -112,6 +117,12 @@ def test_one_process_goes_on_with_what_two_have_saved(alone, pair, tmp_path, way
     assert list(seen["losses"]) == ["4", "5", "6"]
     check_same(seen["losses"], one["losses"])
     assert all(one["indices"][step] == indices for step, indices in seen["indices"].items())
+
+
+@pytest.mark.parametrize(("name", "parts"), [("dit", 2), ("clips", 2), ("features", 1)])
+def test_gradients_are_exchanged_once_a_step_however_many_parts_it_has(pair, name, parts):
+    assert recipe(name).accumulate == parts
+    assert [rank[f"ddp-{name}"]["exchanges"] for rank in pair[1]] == [6, 6], "networks of one bucket, six steps"
 
 
 def test_shards_are_halves_of_the_state(pair):

@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents
 from difflab.errors import DifflabError
@@ -175,6 +176,11 @@ class Trainer:
                 "begin again with a lower optim.lr."
             )
 
+    def begun(self) -> bool:
+        """Whether there is a `checkpoint`. What one process sees counts for all: on a disk on the network another may
+        not see it yet, and must then not begin anew."""
+        return not everywhere(not files.exists(self.folder / RECORD), self.accelerator)
+
     def resume(self) -> None:
         """Continue from `checkpoint`, which any number of processes has written. Raises DifflabError when it is
         missing, damaged or of another recipe."""
@@ -253,15 +259,17 @@ def optimise(
     parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step on the mean of the losses of `parts` equal parts: zero, backward, clip the global norm, step.
+    `losses` are best computed when they are asked for.
 
     Returns that mean, and the norm before clipping.
     """
     optimizer.zero_grad(set_to_none=True)
-    seen = []
-    for number, loss in enumerate(losses, start=1):
-        # Only the last part's backward pass should exchange gradients between devices.
+    seen, coming = [], iter(losses)
+    for number in range(1, parts + 1):
+        # Only the last part should exchange gradients between devices; of DDP the forward pass decides that.
         alone = unsynchronised(network, accelerator) if accelerator and number < parts else nullcontext()
         with alone:
+            loss = next(coming)
             accelerator.backward(loss / parts) if accelerator else (loss / parts).backward()
         seen.append(loss.detach())
     if accelerator:
