@@ -346,6 +346,24 @@ def test_old_tensors_that_cannot_be_removed_do_not_stop_a_training(recipe, tmp_p
     assert again.step == 2
 
 
+def test_a_state_of_the_same_step_stays_until_the_new_one_is_whole(recipe, tmp_path, monkeypatch):
+    saved(recipe(), tmp_path)
+    again = Trainer(recipe(), DATA, tmp_path)
+    advance(again, 1)
+
+    def full(*_args, **_options) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save", full)
+        with pytest.raises(DifflabError, match="disk is full"):
+            again.save()
+    Trainer(recipe(), DATA, tmp_path).resume()
+    again.save()
+    assert [path.name for path in sorted((tmp_path / STATE).iterdir())] == ["0000001-1", RECORD]
+    Trainer(recipe(), DATA, tmp_path).resume()
+
+
 def changed_tensors(path: Path, change) -> None:
     """Write a file of tensors again with other tensors, under the same header of parts."""
     state, metadata = read_safetensors(path)

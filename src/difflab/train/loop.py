@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from difflab import files
@@ -145,10 +146,8 @@ class Trainer:
         self.check_finite()
         if self.step == self.saved:
             return
-        name, main = f"{self.step:07d}", self.accelerator.is_main_process
-        if main:
-            make_room(self.folder, name)
-        self.accelerator.wait_for_everyone()
+        main = self.accelerator.is_main_process
+        (name,) = broadcast_object_list([make_room(self.folder, self.step) if main else ""])
         optimizer = {f"optimizer.{key}": value for key, value in state_tensors(self.rule, self.bare).items()}
         written = write_tensors(self.folder / name, {**self._weights(), **optimizer})
         if main:

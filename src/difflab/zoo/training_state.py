@@ -126,14 +126,15 @@ def read_whole(folder: Path, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
-def make_room(folder: Path, name: str) -> None:
-    """Remove from `folder` what a kill has left, so that tensors can be written to its subfolder `name`."""
+def make_room(folder: Path, step: int) -> str:
+    """Remove from `folder` what a kill has left; returns the name of the subfolder that tensors of a step can be
+    written to, another one than that which counts."""
     with files.explained(folder):
         live = _live(folder)
-        if live == name:
-            (folder / RECORD).unlink()
-        for inner in _others(folder, None if live == name else live):
+        for inner in _others(folder, live):
             shutil.rmtree(inner)
+    name = f"{step:07d}"
+    return f"{name}-1" if live == name else name
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
