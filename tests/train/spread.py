@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
 
 from difflab.data.shapes import SIZES, Shapes
 from difflab.data.shapes_clips import ShapesClips
@@ -36,7 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
     "clips": {
         "family": "unet3d", "data": {"source": "shapes", "size": 16, "frames": 3, "images": 1},
-        "optim": {"name": "sgd"},
+        "optim": {"name": "sgd", "lr": 0.05, "grad_clip": 0.5}, "accumulate": 2,
         "network": {
             "image_size": 16, "num_frames": 3, "dim": 8, "dim_mults": [1, 2], "attn_heads": 1, "attn_dim_head": 8,
             "strict_mask": True, "norm": "rms",
@@ -70,7 +72,9 @@ def follow(name: str, folder: Path, parallel: str = "ddp", *, resume: bool = Fal
     trainer = Trainer(r, dataset, folder, parallel)
     if resume:
         trainer.resume()
-    seen: dict[str, Any] = {"losses": {}, "norms": {}, "indices": {}}
+    seen: dict[str, Any] = {"losses": {}, "norms": {}, "indices": {}, "exchanges": 0}
+    if isinstance(trainer.network, DistributedDataParallel):
+        _count_exchanges(trainer.network, seen)
     for progress in trainer.run():
         seen["losses"][str(progress.step)] = float(progress.loss)
         seen["norms"][str(progress.step)] = float(progress.grad_norm)
@@ -82,6 +86,16 @@ def follow(name: str, folder: Path, parallel: str = "ddp", *, resume: bool = Fal
         folder.mkdir(parents=True, exist_ok=True)
         save_file({name: value.contiguous() for name, value in state.items()}, folder / "end.safetensors")
     return seen
+
+
+def _count_exchanges(network: DistributedDataParallel, seen: dict[str, Any]) -> None:
+    """Count, beside what it does, how often the processes exchange a bucket of gradients."""
+
+    def exchange(_state, bucket):  # type: ignore[no-untyped-def]  # DDP refuses an annotation that is a string
+        seen["exchanges"] += 1
+        return allreduce_hook(None, bucket)  # type: ignore[arg-type]
+
+    network.register_comm_hook(None, exchange)
 
 
 def die_in_saving(folder: Path) -> None:
@@ -100,6 +114,22 @@ def die_in_saving(folder: Path) -> None:
     train(recipe("dit", save_every=2), folder)
 
 
+def interrupt_after_saving(folder: Path) -> None:
+    """The second process gets Ctrl-C when everything of the second save is written and it alone has not seen it yet."""
+    from torch.distributed.checkpoint import utils
+
+    hear, heard = utils._DistWrapper.broadcast_object, []
+
+    def late(self: Any, thing: Any) -> Any:
+        heard.append(hear(self, thing))
+        if len(heard) == 2 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGINT)
+        return heard[-1]
+
+    utils._DistWrapper.broadcast_object = late  # type: ignore[method-assign]
+    train(recipe("dit", save_every=2), folder)
+
+
 def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
     """Do the jobs one after the other; each process leaves what it saw as `<rank>.json`."""
     torch.set_num_threads(1)
@@ -112,7 +142,7 @@ def main(folder: Path, jobs: list[dict[str, Any]]) -> None:
             watched = {"sample_every": 6} if job["recipe"] == "dit" else {}
             train(recipe(job["recipe"], **watched), place, parallel=job["parallel"], snapshots=[2] if watched else [])
         else:
-            die_in_saving(place)
+            {"die": die_in_saving, "interrupt": interrupt_after_saving}[job["what"]](place)
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(seen))
 
 

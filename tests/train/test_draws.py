@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from difflab.data.clips import Clips, Listed, Window
+from difflab.data.dataset import Item, Transform
 from difflab.data.shapes import SIZES, Shapes
 from difflab.data.shapes_clips import DIRECTIONS, ShapesClips
 from difflab.train.config import AnyRecipe, parse_recipe
-from difflab.train.draws import Draws, Of
+from difflab.train.draws import Draws, Of, stream
 from difflab.train.feed import Feed
 from difflab.train.objective import make_objective
 
@@ -108,6 +111,21 @@ def test_noise_is_normal_and_every_stream_another():
     flat = torch.cat([noise, draws.normal(Of.LATENTS, (3, 16, 16)), Draws(0, 1, 64).normal(Of.NOISE, (3, 16, 16))])
     likeness = torch.corrcoef(flat.flatten(1)) - torch.eye(192)
     assert likeness.abs().max() < 6 / (3 * 16 * 16) ** 0.5
+
+
+def test_no_two_kinds_share_a_stream(monkeypatch):
+    """Of all generators that a step of clips with frames of others and captions makes, no two begin alike."""
+    keys = [stream(7, step, of, *place) for step in range(3) for of in Of for place in [(), *((i,) for i in range(12))]]
+    begins = {tuple(np.random.SeedSequence(key).generate_state(4).tolist()) for key in keys}
+    assert len(begins) == len(keys) == 3 * len(Of) * 13
+    asked: list[list[int]] = []
+    monkeypatch.setattr(
+        Clips, "item", lambda self, index, seed: asked.append(list(seed)) or Item(np.zeros((3, 8, 8, 3)))
+    )
+    clips = Clips(Listed(Path(), "", [], [], []), Window(3), Transform(8), kept=list(range(20)))
+    Feed(clips, 4, seed=7, images=2).at(1)
+    windows = [stream(7, 1, Of.WINDOWS, place) for place in range(4)]
+    assert sorted(asked) == sorted(windows + [stream(7, 1, Of.BESIDE_WINDOWS, place) for place in range(8)])
 
 
 def test_uniform_numbers_fill_the_unit_interval():

@@ -177,7 +177,7 @@ def test_how_often_it_logs_and_saves_may_change(recipe, tmp_path):
 
 
 def test_a_missing_checkpoint_is_named(recipe, tmp_path):
-    with pytest.raises(DifflabError, match=r"state\.json: there is no checkpoint to resume from"):
+    with pytest.raises(DifflabError, match=r"state\.json: there is no such file"):
         Trainer(recipe(), DATA, tmp_path).resume()
 
 
@@ -198,6 +198,16 @@ def test_a_cut_off_checkpoint_is_refused(recipe, tmp_path):
         Trainer(recipe(), DATA, tmp_path).resume()
     (state / RECORD).write_text("{")
     with pytest.raises(DifflabError, match="not a whole training checkpoint"):
+        Trainer(recipe(), DATA, tmp_path).resume()
+
+
+def test_what_systems_leave_beside_tensors_does_not_matter_but_other_tensors_do(recipe, tmp_path):
+    path = shard(saved(recipe(), tmp_path))
+    for name in (".DS_Store", ".nfs0001"):
+        (path.parent / name).write_text("x")
+    Trainer(recipe(), DATA, tmp_path).resume()
+    path.with_name("other.safetensors").write_bytes(path.read_bytes())
+    with pytest.raises(DifflabError, match=r"0000001/other\.safetensors is missing, cut off or of another"):
         Trainer(recipe(), DATA, tmp_path).resume()
 
 
@@ -262,6 +272,98 @@ def test_a_save_that_fails_leaves_the_state_before(recipe, tmp_path, monkeypatch
     assert [path.name for path in sorted((tmp_path / STATE).iterdir())] == ["0000002", RECORD]
 
 
+@pytest.fixture
+def saved_before(recipe, tmp_path) -> Trainer:
+    """A trainer that has saved its first step and done another."""
+    trainer = Trainer(recipe(), DATA, tmp_path)
+    steps = trainer.run()
+    next(steps)
+    trainer.save()
+    next(steps)
+    return trainer
+
+
+def test_a_disk_that_does_not_answer_for_a_moment_costs_no_state(recipe, tmp_path, monkeypatch, saved_before):
+    read, asked = Path.read_bytes, []
+
+    def away(path: Path) -> bytes:
+        asked.append(path)
+        if len(asked) == 1:
+            raise OSError(errno.EIO, "away")
+        return read(path)
+
+    def full(*_args, **_options) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "read_bytes", away)
+    monkeypatch.setattr("safetensors.torch.save", full)
+    with pytest.warns(UserWarning, match="refuses this for now"), pytest.raises(DifflabError, match="disk is full"):
+        saved_before.save()
+    assert asked[0] == tmp_path / CHECKPOINT
+    again = Trainer(recipe(), DATA, tmp_path)
+    again.resume()
+    assert again.step == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
+def test_a_record_that_cannot_be_read_stops_a_save_and_nothing_is_removed(
+    recipe, tmp_path, monkeypatch, saved_before, number
+):
+    def refuse(_path: Path) -> None:
+        raise OSError(number, "no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        patch.setattr("difflab.files.PATIENCE", 0.0)
+        with pytest.raises(DifflabError):
+            saved_before.save()
+    Trainer(recipe(), DATA, tmp_path).resume()
+
+
+def test_tensors_that_the_record_names_are_not_removed_because_they_are_not_whole(tmp_path, saved_before, monkeypatch):
+    """The sizes that a disk on the network tells may be old ones."""
+    path = shard(tmp_path / STATE)
+    path.write_bytes(path.read_bytes() + b"x")
+
+    def full(*_args, **_options) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("safetensors.torch.save", full)
+    with pytest.raises(DifflabError, match="disk is full"):
+        saved_before.save()
+    assert path.exists()
+
+
+def test_old_tensors_that_cannot_be_removed_do_not_stop_a_training(recipe, tmp_path, monkeypatch, saved_before):
+    def refuse(path: str, *_args, **_options) -> None:
+        raise OSError(errno.ENOTEMPTY, "not empty", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rmdir", refuse)
+        saved_before.save()
+    again = Trainer(recipe(), DATA, tmp_path)
+    again.resume()
+    assert again.step == 2
+
+
+def test_a_state_of_the_same_step_stays_until_the_new_one_is_whole(recipe, tmp_path, monkeypatch):
+    saved(recipe(), tmp_path)
+    again = Trainer(recipe(), DATA, tmp_path)
+    advance(again, 1)
+
+    def full(*_args, **_options) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.torch.save", full)
+        with pytest.raises(DifflabError, match="disk is full"):
+            again.save()
+    Trainer(recipe(), DATA, tmp_path).resume()
+    again.save()
+    assert [path.name for path in sorted((tmp_path / STATE).iterdir())] == ["0000001-1", RECORD]
+    Trainer(recipe(), DATA, tmp_path).resume()
+
+
 def changed_tensors(path: Path, change) -> None:
     """Write a file of tensors again with other tensors, under the same header of parts."""
     state, metadata = read_safetensors(path)
@@ -292,7 +394,9 @@ def test_a_file_that_is_none_of_tensors_is_refused(recipe, tmp_path):
         Trainer(recipe(), DATA, tmp_path).resume()
 
 
-@pytest.mark.parametrize(("field", "value"), [("step", "x"), ("seconds", None), ("tensors", "../elsewhere")])
+@pytest.mark.parametrize(
+    ("field", "value"), [("step", "x"), ("seconds", None), ("tensors", "../elsewhere"), ("tensors", "..")]
+)
 def test_counters_that_are_none_are_refused(recipe, tmp_path, field, value):
     state = saved(recipe(), tmp_path)
     files.write_json(state / RECORD, {**json.loads((state / RECORD).read_text()), field: value})

@@ -27,7 +27,12 @@ from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.training_state import read_record
 
 RESUMED = (("ddp", "dit"), ("fsdp", "dit"), ("fsdp", "muon"))  # stopped, and taken up again by another number
-ALL = (*RESUMED, ("ddp", "features"), *(("fsdp", name) for name in RECIPES if name not in ("dit", "muon")))
+ALL = (
+    *RESUMED,
+    ("ddp", "features"),
+    ("ddp", "clips"),
+    *(("fsdp", name) for name in RECIPES if name not in ("dit", "muon")),
+)
 
 
 def torchrun(folder: Path, jobs: list[dict[str, Any]]) -> subprocess.Popen[str]:
@@ -114,6 +119,12 @@ def test_one_process_goes_on_with_what_two_have_saved(alone, pair, tmp_path, way
     assert all(one["indices"][step] == indices for step, indices in seen["indices"].items())
 
 
+@pytest.mark.parametrize(("name", "parts"), [("dit", 2), ("clips", 2), ("features", 1)])
+def test_gradients_are_exchanged_once_a_step_however_many_parts_it_has(pair, name, parts):
+    assert recipe(name).accumulate == parts
+    assert [rank[f"ddp-{name}"]["exchanges"] for rank in pair[1]] == [6, 6], "networks of one bucket, six steps"
+
+
 def test_shards_are_halves_of_the_state(pair):
     sizes = [path.stat().st_size for path in (pair[0] / "fsdp-dit" / STATE).glob("*/*")]
     assert max(sizes) < 0.6 * sum(sizes)
@@ -157,6 +168,14 @@ def test_a_process_killed_in_saving_leaves_the_state_before(tmp_path, alone):
     )
     for key, value in whole.items():
         torch.testing.assert_close(ended[key], value, rtol=1e-3, atol=3e-4, msg=key)
+
+
+def test_ctrl_c_in_one_process_leaves_the_state_that_all_have_written(tmp_path):
+    process = torchrun(tmp_path, [{"what": "interrupt", "to": "dit"}])
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode
+    assert "KeyboardInterrupt" in output
+    assert read_record(tmp_path / "dit" / STATE)["step"] in (2, 4), "and its tensors are there whole"
 
 
 def test_with_one_process_there_is_nothing_to_shard(alone, tmp_path):

@@ -132,6 +132,14 @@ def test_resuming_a_finished_training_gives_the_same_model(recipe, tmp_path):
     assert difflab.load(train(recipe(), tmp_path, resume=True)).weights_hash == before
 
 
+def test_resuming_begins_where_nothing_is_there_so_that_one_command_survives_a_requeue(recipe, tmp_path):
+    whole = difflab.load(train(recipe(), tmp_path / "whole")).weights_hash
+    (tmp_path / "cut" / STATE / "0000002").mkdir(parents=True)  # of one that was killed in its first save
+    with pytest.raises(Stop):
+        train(recipe(save_every=2), tmp_path / "cut", resume=True, watch=stop_at(3, Stop))
+    assert difflab.load(train(recipe(), tmp_path / "cut", resume=True)).weights_hash == whole
+
+
 def test_a_training_that_is_there_is_not_overwritten(recipe, tmp_path):
     train(recipe(), tmp_path)
     with pytest.raises(DifflabError, match="a training is here already; continue it with --resume"):

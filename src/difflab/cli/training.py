@@ -19,12 +19,15 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="RECIPE.yaml")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, for example optim.lr=1e-4")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder; runs/train/<name> when left out.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in the folder, or begin it.")
+    ] = False,
     parallel: Annotated[
         str,
         typer.Option(
             help="How processes started by torchrun share a training: ddp keeps a whole copy of the network on each; "
-            "fsdp shards weights, gradients, optimiser state and averages, for networks that are too large for one. "
+            "fsdp shards the fp32 weights, gradients, optimiser state and averages; the whole network must fit once while "
+            "it is built, and in half precision during a step unless checkpointing is on. "
             "Either goes on with what the other has saved, on any number of processes."
         ),
     ] = "ddp",

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import IntEnum, unique
 
 import numpy as np
 import torch
 from torch import Tensor
 
 
+@unique
 class Of(IntEnum):
     """What is drawn; each has streams of its own."""
 
@@ -23,11 +24,18 @@ class Of(IntEnum):
     SHARES = 6  # of noise
     LATENTS = 7
     GREYS = 8  # within a grey level
+    WINDOWS = 9  # of films
+    BESIDE_WINDOWS = 10  # of films that single frames are of
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """A 63-bit seed for what is random in one step on one device."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def stream(seed: int, step: int, of: Of, *place: int) -> list[int]:
+    """What seeds numpy's generator for a step, or for one place in it."""
+    return [seed, step, 0, of, *place]  # the 0 is where `step_seed` has the rank
 
 
 @dataclass(frozen=True)
@@ -76,4 +84,4 @@ class Draws:
         return zip(out, (generator.manual_seed(seed) for seed in seeds), strict=True)
 
     def _seeds(self, of: Of, count: int) -> np.ndarray:
-        return np.random.SeedSequence([self.seed, self.step, 0, of]).generate_state(count, np.uint64)
+        return np.random.SeedSequence(stream(self.seed, self.step, of)).generate_state(count, np.uint64)

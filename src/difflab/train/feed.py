@@ -17,7 +17,7 @@ from difflab.data.dataset import Captioned, Dataset, Item
 from difflab.data.latents import Latents
 from difflab.data.shapes import Shapes
 from difflab.data.shapes_clips import ShapesClips
-from difflab.train.draws import Of, step_seed
+from difflab.train.draws import Of, step_seed, stream
 
 _IN_MEMORY = 1 << 30  # bytes of pictures kept decoded; larger data sets are decoded again each time they come up
 
@@ -86,7 +86,7 @@ class Feed:
         return replace(batch, captions=self._captions(batch.indices, step)) if self.captions else batch
 
     def _captions(self, indices: np.ndarray, step: int) -> list[str]:
-        pick = np.random.default_rng([self.seed, step, 0, Of.CAPTIONS]).random(self.whole)
+        pick = np.random.default_rng(stream(self.seed, step, Of.CAPTIONS)).random(self.whole)
         return captions_in(self.dataset, indices, pick[self.own])
 
     def _at(self, step: int) -> Batch:
@@ -123,7 +123,7 @@ class Feed:
         if self._decoded is not None:
             return self._decoded[0][indices], self._decoded[1][indices]
         if isinstance(self.dataset, Clips):
-            seeds = [(self.seed, step, 0, place) for place in range(self.whole)[self.own]]
+            seeds = [stream(self.seed, step, Of.WINDOWS, place) for place in range(self.whole)[self.own]]
             items = list(self._threads.map(self.dataset.item, indices.tolist(), seeds))
         else:
             items = list(self._threads.map(_item_of(self.dataset), indices.tolist()))
@@ -131,7 +131,7 @@ class Feed:
 
     def _beside(self, step: int) -> np.ndarray:
         """Single frames (batch, images, H, W, C) of clips drawn at random."""
-        draw, shape = np.random.default_rng([self.seed, step, 0, Of.BESIDE]), (self.whole, self.images)
+        draw, shape = np.random.default_rng(stream(self.seed, step, Of.BESIDE)), (self.whole, self.images)
         indices = draw.integers(len(self.dataset), size=shape)[self.own].ravel()
         if isinstance(self.dataset, ShapesClips):
             clips = self.dataset.batch(indices)[0]
@@ -141,7 +141,7 @@ class Feed:
             assert isinstance(self.dataset, Clips)
             single = replace(self.dataset, window=replace(self.dataset.window, frames=1))
             places = range(self.whole * self.images)[self.own.start * self.images : self.own.stop * self.images]
-            seeds = [(self.seed, step, 0, 1, place) for place in places]
+            seeds = [stream(self.seed, step, Of.BESIDE_WINDOWS, place) for place in places]
             frames = np.stack([item.x[0] for item in self._threads.map(single.item, indices.tolist(), seeds)])
         return frames.reshape(self.batch, self.images, *frames.shape[1:])
 

@@ -20,8 +20,10 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from difflab import files
 from difflab.data.dataset import Dataset
 from difflab.data.latents import Latents
 from difflab.errors import DifflabError
@@ -144,10 +146,8 @@ class Trainer:
         self.check_finite()
         if self.step == self.saved:
             return
-        name, main = f"{self.step:07d}", self.accelerator.is_main_process
-        if main:
-            make_room(self.folder, name)
-        self.accelerator.wait_for_everyone()
+        main = self.accelerator.is_main_process
+        (name,) = broadcast_object_list([make_room(self.folder, self.step) if main else ""])
         optimizer = {f"optimizer.{key}": value for key, value in state_tensors(self.rule, self.bare).items()}
         written = write_tensors(self.folder / name, {**self._weights(), **optimizer})
         if main:
@@ -174,6 +174,11 @@ class Trainer:
                 f"{self.recipe.name}: the training diverged by step {self.step}, its weights are NaN or infinite; "
                 "begin again with a lower optim.lr."
             )
+
+    def begun(self) -> bool:
+        """Whether there is a `checkpoint`. What one process sees counts for all: on a disk on the network another may
+        not see it yet, and must then not begin anew."""
+        return not everywhere(not files.exists(self.folder / RECORD), self.accelerator)
 
     def resume(self) -> None:
         """Continue from `checkpoint`, which any number of processes has written. Raises DifflabError when it is
@@ -253,15 +258,17 @@ def optimise(
     parts: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """One optimiser step on the mean of the losses of `parts` equal parts: zero, backward, clip the global norm, step.
+    `losses` are best computed when they are asked for.
 
     Returns that mean, and the norm before clipping.
     """
     optimizer.zero_grad(set_to_none=True)
-    seen = []
-    for number, loss in enumerate(losses, start=1):
-        # Only the last part's backward pass should exchange gradients between devices.
+    seen, coming = [], iter(losses)
+    for number in range(1, parts + 1):
+        # Only the last part should exchange gradients between devices; of DDP the forward pass decides that.
         alone = unsynchronised(network, accelerator) if accelerator and number < parts else nullcontext()
         with alone:
+            loss = next(coming)
             accelerator.backward(loss / parts) if accelerator else (loss / parts).backward()
         seen.append(loss.detach())
     if accelerator:

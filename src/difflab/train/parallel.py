@@ -1,4 +1,4 @@
-"""A training on several processes: each has a whole copy of the network (ddp), or a shard of everything (fsdp).
+"""A training on several processes: each has a whole copy of the network (ddp), or a shard of what lasts (fsdp).
 
 Sharded tensors are DTensors. What works on numbers one by one does so on `local` parts; what needs a tensor at once
 takes the `whole`, for which all processes must ask together.
@@ -24,8 +24,10 @@ Parallel = Literal["ddp", "fsdp"]
 def spread(network: nn.Module, accelerator: Accelerator, parallel: Parallel) -> nn.Module:
     """`network` on this process's device and in the accelerator's precision, ready to train beside the others.
 
-    With fsdp its parameters become sharded ones, in place: as a whole they are gathered only where the forward and
-    backward passes are, one after the other of the blocks that the network names in `shards`.
+    With fsdp its parameters become sharded ones, in place, and with them gradients, averages and the optimiser's state.
+    The blocks that the network names in `shards` are gathered one after the other, where the forward and backward
+    passes are. The whole network must still fit once while it is built; and during a step in half precision, whose
+    copies of the weights autograd keeps from the forward pass to the backward one, unless checkpointing is on.
     """
     if parallel == "ddp" or accelerator.num_processes == 1:
         return accelerator.prepare(network)

@@ -61,7 +61,8 @@ def train(
     watch: Callable[[Progress], None] | None = None,
     reads: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Train by `recipe` in the folder `out`; returns the finished model's file.
+    """Train by `recipe` in the folder `out`, or with `resume` go on with the training that is there, if one is; returns
+    the finished model's file.
 
     The folder gets `checkpoint` (the whole state), TensorBoard logs, `samples/<step>.png` and, at the end,
     `<name>.safetensors`; after the steps in `snapshots` also the model as it is then. `watch` sees every step, and
@@ -79,7 +80,7 @@ def train(
     dataset = _open(recipe.data)
     _check(recipe, dataset)
     trainer = Trainer(recipe, dataset, out, parallel)
-    if resume:
+    if resume and trainer.begun():
         trainer.resume()
     if isinstance(trainer.objective, DiffusionObjective):  # before anything is written
         trainer.objective.opened_autoencoder(trainer.accelerator.device)

@@ -13,6 +13,7 @@ torch.distributed.checkpoint takes half as long to import as torch itself, and i
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from difflab.errors import DifflabError
 
 RECORD = "state.json"
 _FIELDS: dict[str, Any] = {"recipe": dict, "step": int, "seconds": (int, float), "tensors": str, "files": dict}
+_NAME = re.compile(r"[0-9]+(-1)?")  # of a folder of tensors
 _FILE = 1 << 30  # bytes of tensors that are brought to memory at once to be written
 
 
@@ -37,22 +39,24 @@ def read_record(folder: Path) -> dict[str, Any]:
     files of tensors that it names are not there whole."""
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(files.read_bytes(path))
     except FileNotFoundError as error:
-        raise DifflabError(f"{path}: there is no checkpoint to resume from; leave out --resume to begin.") from error
+        raise DifflabError(f"{path}: there is no such file, and so no training to go on with.") from error
+    except DifflabError:  # a sentence already, and a ValueError
+        raise
     except (OSError, ValueError) as error:
         raise DifflabError(
             f"{path}: this is not a whole training checkpoint ({type(error).__name__}); delete it and begin again."
         ) from error
     known = isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in _FIELDS.items())
-    if not known or Path(record["tensors"]).name != record["tensors"]:
+    if not known or not _NAME.fullmatch(record["tensors"]):
         raise DifflabError(
             f"{path}: not the state of a training by difflab, or of another version; choose another --out."
         )
-    if record["files"] != (found := _sizes(folder / record["tensors"])):
-        odd = min(name for name, _ in record["files"].items() ^ found.items())
+    if odd := record["files"].items() ^ _sizes(folder / record["tensors"]).items():
+        name = min(name for name, _ in odd)
         raise DifflabError(
-            f"{path}: this is not a whole training checkpoint ({record['tensors']}/{odd} is missing, cut off or of "
+            f"{path}: this is not a whole training checkpoint ({record['tensors']}/{name} is missing, cut off or of "
             "another one); delete it and begin again."
         )
     return record
@@ -60,10 +64,12 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Write this process's part of `tensors` to `folder`, together with all other processes; returns the names and
-    sizes of everyone's files. What all have alike, each writes a part of. Nothing is left there on a failure.
+    sizes of everyone's files. What all have alike, each writes a part of. What a failure leaves that all learn of is
+    removed; one process alone, as after Ctrl-C, removes nothing, since to the others the folder may count already.
 
     Raises DifflabError when the folder cannot be written to or the disk is full.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
@@ -72,14 +78,14 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]
     for name, value in plain.items():
         file_of[name] = 1 + begin // _FILE
         begin += value.numel() * value.element_size()
-    try:
-        with files.explained(folder), _in_plain_words():
-            folder.mkdir(parents=True, exist_ok=True)
-            writer = HuggingFaceStorageWriter(str(folder), file_of, save_distributed=True)
+    with files.explained(folder), _in_plain_words():
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = HuggingFaceStorageWriter(str(folder), file_of, save_distributed=True)
+        try:
             save(plain, storage_writer=writer)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
+        except CheckpointException:  # raised by all processes together
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     return _sizes(folder)
 
 
@@ -120,31 +126,40 @@ def read_whole(folder: Path, prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in found.items()}
 
 
-def make_room(folder: Path, name: str) -> None:
-    """Remove from `folder` what a kill has left, so that tensors can be written to its subfolder `name`."""
-    live = _live(folder)
-    if live == name:
-        (folder / RECORD).unlink()
-    _remove_but(folder, None if live == name else live)
+def make_room(folder: Path, step: int) -> str:
+    """Remove from `folder` what a kill has left; returns the name of the subfolder that tensors of a step can be
+    written to, another one than that which counts."""
+    with files.explained(folder):
+        live = _live(folder)
+        for inner in _others(folder, live):
+            shutil.rmtree(inner)
+    name = f"{step:07d}"
+    return f"{name}-1" if live == name else name
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write `state.json`, from when on the tensors that it names count, and remove those before."""
     files.write_json(folder / RECORD, record)
-    _remove_but(folder, record["tensors"])
+    for inner in _others(folder, record["tensors"]):
+        shutil.rmtree(inner, ignore_errors=True)  # saved it is; what stays goes when room is made
 
 
 def _live(folder: Path) -> str | None:
+    """The tensors that `state.json` names, whole or not; none where it says nothing. A disk that does not answer is no
+    reason to remove them."""
     try:
-        return str(read_record(folder)["tensors"])
-    except DifflabError:
+        content = files.read_bytes(folder / RECORD)
+    except FileNotFoundError:
         return None
+    try:
+        record = json.loads(content)
+    except ValueError:
+        return None
+    return record.get("tensors") if isinstance(record, dict) else None
 
 
-def _remove_but(folder: Path, kept: str | None) -> None:
-    for inner in folder.glob("*/"):
-        if inner.name != kept:
-            shutil.rmtree(inner)
+def _others(folder: Path, kept: str | None) -> list[Path]:
+    return [inner for inner in folder.glob("*/") if inner.name != kept]
 
 
 @contextmanager
@@ -162,4 +177,5 @@ def _in_plain_words() -> Iterator[None]:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    return {path.name: path.stat().st_size for path in sorted(folder.glob("*"))}
+    """Of files of tensors; what systems leave beside them, as .DS_Store or .nfs000.., is none of ours."""
+    return {path.name: path.stat().st_size for path in sorted(folder.glob("*.safetensors"))}
