@@ -155,6 +155,24 @@ def test_mistakes_are_one_sentence(engine: Ray, asked: dict, says: str) -> None:
         make_engine("ray", **asked)
 
 
+def test_an_address_where_nobody_is_is_told_at_once() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "difflab",
+        "study",
+        "run",
+        "ddim-steps",
+        "--engine",
+        "ray",
+        "--address",
+        "localhost:9",
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("difflab: localhost:9: no Ray cluster answers there (")
+
+
 def test_other_engines_are_told() -> None:
     with pytest.raises(DifflabError, match="engine 'slurm' is not there; choose local or ray"):
         make_engine("slurm")

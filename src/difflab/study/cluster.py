@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import socket
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -30,6 +32,8 @@ from difflab.study.travel import pack, unpack
 _QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
 _AHEAD = 2  # tasks handed over for each that can run: the next one is there when a worker becomes free
 _KNOWN_FOR = 5.0  # seconds
+_KNOCK = 10.0  # seconds
+_HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[^:/]+):(?P<port>[0-9]{1,5})")
 _THREADS = 8  # of a task beside GPUs that does not need one
 _RETRIES = 20  # of a task whose worker or machine died; one that kills every worker must end some time
 
@@ -221,6 +225,7 @@ def _check(workers: int | None, gpus: float | None) -> None:
 
 def _connect(where: str, workers: int | None) -> None:
     try:
+        _knock(where)
         if where == "local":
             ray.init(where, num_cpus=workers, include_dashboard=False, **_QUIET)
         else:
@@ -229,3 +234,10 @@ def _connect(where: str, workers: int | None) -> None:
         what = "Ray did not start here" if where == "local" else f"{where}: no Ray cluster answers there"
         do = "run this again" if where == "local" else "start one with `ray start --head`, or leave --address out"
         raise DifflabError(f"{what} ({first_line(error)}); {do}.") from error
+
+
+def _knock(where: str) -> None:
+    """Raise OSError where nothing listens at `host:port`, which Ray itself would try for minutes."""
+    found = _HOST_AND_PORT.fullmatch(where)
+    if found is not None:
+        socket.create_connection((found["host"], int(found["port"])), timeout=_KNOCK).close()

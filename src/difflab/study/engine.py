@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from difflab.errors import DifflabError, first_line, suggest
+from difflab.errors import DifflabError, first_line
 
 Task = TypeVar("Task", bound="Demanding")
 Answer = TypeVar("Answer")
@@ -101,7 +101,7 @@ def make_engine(
     Raises DifflabError for an unknown one, and for what it does not take.
     """
     if name not in ENGINES:
-        raise DifflabError(f"engine {name!r} is not there; choose {' or '.join(ENGINES)}.{suggest(name, ENGINES)}")
+        raise DifflabError(f"engine {name!r} is not there; choose {' or '.join(ENGINES)}.")
     if name == "local":
         told = {"address": address, "workers": workers, "gpus": gpus}
         if odd := [option for option, value in told.items() if value is not None]:
