@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import difflab
 from difflab.cli.app import app
+from difflab.errors import DifflabError
 from difflab.zoo.families import FAMILIES, DiTConfig, dit_size
 
 pytest.importorskip("diffusers")
@@ -81,6 +82,10 @@ def test_train_is_the_official_recipe_and_its_model_loads(parts, tmp_path):
     assert (recipe["data"]["crop"], recipe["data"]["flip"], recipe["steps"]) == ("adm", True, 1)
     assert model.card.classes == ("a", "b")
     assert (folder / "checkpoint" / "state.json").exists()
+    with pytest.raises(DifflabError, match="typo: there is no training to go on with"):
+        run("train", "--data-path", tmp_path / "data", "--model", "DiT-S/8", "--num-classes", 2, "--vae", parts["vae"],
+            "--global-batch-size", 2, "--resume", tmp_path / "typo")  # fmt: skip
+    assert not (tmp_path / "typo").exists()
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from difflab import files
 from difflab.data.shapes import Shapes
+from difflab.places import Place
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig, save_small_features
 from difflab.study.spec import Study
 from difflab.zoo.card import Card
@@ -47,7 +49,11 @@ def study(parts: dict[str, str]) -> Study:
     )
 
 
-def cell_bytes(root: Path) -> dict[str, bytes]:
-    """Everything in a store that must not depend on when or how often it was killed."""
-    files = [*root.glob("cells/*/chunk-*.npz"), *root.glob("cells/*/result.json"), *root.glob("cells/*/decides.json")]
-    return {str(path.relative_to(root)): path.read_bytes() for path in files}
+def cell_bytes(root: Place) -> dict[str, bytes]:
+    """Everything in a store that must not depend on where it lies, or on when or how often it was killed."""
+    found = {}
+    for key in files.names(root / "cells"):
+        for name in files.names(root / "cells" / key):
+            if re.fullmatch(r"chunk-\d+\.npz|result\.json|decides\.json", name):
+                found[f"{key}/{name}"] = files.read_bytes(root / "cells" / key / name)
+    return found

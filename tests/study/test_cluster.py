@@ -21,6 +21,7 @@ pytest.importorskip("ray", reason="the engine ray needs ray")
 
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
+from tests.study.conftest import cell_bytes
 
 from difflab.core.noise import SeededNoise
 from difflab.errors import DifflabError
@@ -32,13 +33,6 @@ from difflab.study.spec import Study
 from difflab.study.store import Store
 from difflab.study.travel import pack, unpack
 from difflab.zoo.load import load
-
-_spec = importlib.util.spec_from_file_location("study_conftest", Path(__file__).parent / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-_conftest = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_conftest)
-cell_bytes = _conftest.cell_bytes
 
 _spec = importlib.util.spec_from_file_location("kills", Path(__file__).parents[2] / "benchmarks" / "kills.py")
 assert _spec is not None

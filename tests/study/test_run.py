@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import signal
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tests.study.conftest import cell_bytes
 
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
@@ -22,13 +22,6 @@ from difflab.study import chunks as module
 from difflab.study.result import read_result
 from difflab.study.run import Progress, run_study
 from difflab.study.spec import Study
-
-_spec = importlib.util.spec_from_file_location("study_conftest", Path(__file__).parent / "conftest.py")
-assert _spec is not None
-assert _spec.loader is not None
-_conftest = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(_conftest)
-cell_bytes = _conftest.cell_bytes
 
 
 def test_rows_have_scores_costs_and_commands(study: Study, tmp_path: Path) -> None:

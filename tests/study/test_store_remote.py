@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from tests.study.conftest import cell_bytes
 
 from difflab import files
 from difflab.errors import DifflabError
@@ -91,16 +91,6 @@ def root(request: pytest.FixtureRequest) -> Place:
 def small(study: Study) -> Study:
     """Two cells of 24 samples in chunks of 10."""
     return study.model_copy(update={"axes": {"steps": [1, 2]}})
-
-
-def cell_bytes(root: Place) -> dict[str, bytes]:
-    """Everything below a place that must not depend on where it lies, or on when or how often it was killed."""
-    found = {}
-    for key in files.names(root / "cells"):
-        for name in files.names(root / "cells" / key):
-            if re.fullmatch(r"chunk-\d+\.npz|result\.json|decides\.json", name):
-                found[f"{key}/{name}"] = files.read_bytes(root / "cells" / key / name)
-    return found
 
 
 def scores(result: Result) -> list[tuple[float, float, float]]:

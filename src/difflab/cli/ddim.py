@@ -211,7 +211,7 @@ def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool, seed:
     from difflab.data.sources import open_data
     from difflab.errors import DifflabError
     from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
-    from difflab.train.run import train
+    from difflab.train.run import check_begun, train
 
     if (folder / OFFICIAL_CHECKPOINT).exists():
         raise DifflabError(
@@ -251,6 +251,8 @@ def _train(settings: OfficialConfig, doc: str, folder: Path, resume: bool, seed:
         save_every=settings.training.snapshot_freq,
         seed=seed,
     )  # fmt: skip
+    if resume:
+        check_begun(folder)
     with watching(recipe) as (watch, _):
         path = train(recipe, folder, resume=resume, watch=watch)
     print(f"{recipe.name}: {path}")

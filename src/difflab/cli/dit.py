@@ -119,6 +119,7 @@ def train(
     from difflab.data.sources import open_data
     from difflab.errors import DifflabError
     from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
+    from difflab.train.run import check_begun
     from difflab.train.run import train as run
     from difflab.zoo.families import DiTConfig, dit_size
 
@@ -142,6 +143,8 @@ def train(
         save_every=ckpt_every,
     )
     folder = resume or results_dir / f"{len(list(results_dir.glob('*'))):03d}-{recipe.name}"
+    if resume is not None:
+        check_begun(resume)
     with watching(recipe) as (watch, _):
         path = run(recipe, folder, resume=resume is not None, watch=watch)
     print(f"{recipe.name}: {path}")

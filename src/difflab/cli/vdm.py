@@ -84,6 +84,7 @@ def train(
     from difflab.cli.training import watching
     from difflab.errors import DifflabError
     from difflab.train.config import parse_recipe
+    from difflab.train.run import check_begun
     from difflab.train.run import train as run
 
     if channels != 3:
@@ -107,5 +108,7 @@ def train(
         },
         "difflab vdm train",
     )  # fmt: skip
+    if resume:
+        check_begun(results_folder)
     with watching(recipe) as (watch, _):
         print(f"model: {run(recipe, results_folder, resume=resume, watch=watch)}")

@@ -14,12 +14,10 @@ from difflab.errors import DifflabError, suggest
 
 @dataclass(frozen=True)
 class Measured:
-    """Forward passes as timed on a card: what, 10^9 operations a sample, samples a pass (None where that was not
-    recorded), samples a second."""
+    """Forward passes as timed on a card: what, 10^9 operations a sample, samples a second."""
 
     what: str
     gflop: float
-    batch: int | None
     per_second: float
 
     @property
@@ -30,30 +28,27 @@ class Measured:
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU. memory: GiB that programs can use; bandwidth: GB/s; fp32, tf32, bf16: peaks; source: the data sheet."""
+    """A GPU. memory: GiB that programs can use; fp32: its peak; source: the data sheet."""
 
     name: str
     memory: float
-    bandwidth: float
     fp32: float
-    tf32: float
-    bf16: float
     source: str
     measured: tuple[Measured, ...] = ()
 
 
 # Of docs/results/measurements.md, "On a GPU": 15.0 and 2.2 ms a clip, float32 without TF32, torch 2.11.
 _ON_H100 = (
-    Measured("3D U-Net of dim 64, 16 frames of 64x64 (ucf101-unet3d)", 249.5, 32, 1 / 0.0150),
-    Measured("3D U-Net of dim 64, three levels, pixels folded 2x2", 38.0, None, 1 / 0.0022),
+    Measured("3D U-Net of dim 64, 16 frames of 64x64 (ucf101-unet3d)", 249.5, 1 / 0.0150),
+    Measured("3D U-Net of dim 64, three levels, pixels folded 2x2", 38.0, 1 / 0.0022),
 )
 CARDS = {
     card.name: card
     for card in (
-        Card("h100", 78.0, 3350, 67.0, 494.5, 989.5, "NVIDIA H100 SXM5 80 GB, data sheet of 2023", _ON_H100),
-        Card("h200", 139.0, 4800, 67.0, 494.5, 989.5, "NVIDIA H200 SXM 141 GB, data sheet of 2024"),
-        Card("a100", 78.0, 2039, 19.5, 156.0, 312.0, "NVIDIA A100 SXM4 80 GB, data sheet of 2021"),
-        Card("l4", 22.0, 300, 30.3, 60.0, 121.0, "NVIDIA L4 24 GB, data sheet of 2023"),
+        Card("h100", 78.0, 67.0, "NVIDIA H100 SXM5 80 GB, data sheet of 2023", _ON_H100),
+        Card("h200", 139.0, 67.0, "NVIDIA H200 SXM 141 GB, data sheet of 2024"),
+        Card("a100", 78.0, 19.5, "NVIDIA A100 SXM4 80 GB, data sheet of 2021"),
+        Card("l4", 22.0, 30.3, "NVIDIA L4 24 GB, data sheet of 2023"),
     )
 }
 HERE = ("cpu", "here")

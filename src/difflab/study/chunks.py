@@ -16,7 +16,7 @@ from difflab.errors import DifflabError
 from difflab.study.bench import Bench
 from difflab.study.plan import Plan
 from difflab.study.record import machine
-from difflab.study.spec import Settings, key_of
+from difflab.study.spec import Settings, key_of, parts_of
 from difflab.study.truth import checked
 from difflab.zoo.sampling import labels_of
 
@@ -64,8 +64,7 @@ def _of_cells(benches: Sequence[Bench]) -> list[list[Chunk]]:
 
 
 def _chunks(number: int, bench: Bench, settings: Settings) -> list[Chunk]:
-    size, key = bench.study.chunk, key_of(bench.decides(settings))
-    parts = [range(begin, min(begin + size, settings.count)) for begin in range(0, settings.count, size)]
+    key, parts = key_of(bench.decides(settings)), parts_of(settings.count, bench.study.chunk)
     return [Chunk(number, settings, key, n, rows) for n, rows in enumerate(parts)]
 
 

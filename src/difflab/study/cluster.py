@@ -35,6 +35,7 @@ _KNOWN_FOR = 5.0  # seconds
 _KNOCK = 10.0  # seconds
 _HOST_AND_PORT = re.compile(r"(ray://)?(?P<host>[^:/]+):(?P<port>[0-9]{1,5})")
 _THREADS = 8  # of a task beside GPUs that does not need one
+_DIED = (WorkerCrashedError, NodeDiedError, OutOfMemoryError)
 _RETRIES = 20  # of a task whose worker or machine died; one that kills every worker must end some time
 
 Sent = tuple[str, list["ray.ObjectRef[Any]"]]  # a name of its own, and where Ray keeps it, which in a list stays there
@@ -70,6 +71,7 @@ class Ray:
         there = max((machine.get("GPU", 0.0) for machine in self._machines()), default=0.0)
         self.gpus = gpus if gpus is not None else float(there >= 1)
         if self.gpus > there:
+            self.__exit__()
             raise DifflabError(
                 f"gpus is {self.gpus:g}, but no machine of the cluster has more than {there:g}; ask for fewer."
             )
@@ -139,11 +141,7 @@ class Ray:
             answer, heard = ray.get(done)
         except RayTaskError as error:  # what no task may raise is a fault of ours: show where
             raise error.as_instanceof_cause() from None
-        except (
-            WorkerCrashedError,
-            NodeDiedError,
-            OutOfMemoryError,
-        ) as error:  # whoever works on it dies, again and again
+        except _DIED as error:  # whoever works on it, again and again
             return Failure(task, f"{type(error).__name__}: {first_line(error)}")
         except RayError as error:
             raise DifflabError(

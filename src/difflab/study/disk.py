@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -31,17 +32,20 @@ class Kept:
     rows: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
     pictures: int
 
+    @cached_property
+    def _headers(self) -> int:
+        empty = {name: np.zeros((0, *shape), kind) for name, (shape, kind) in self.rows.items()}
+        return len(packed({**empty, "pictures": np.zeros((0, 1, 1, 3), np.uint8)}))
+
     def chunk_bytes(self, rows: range, keep: int, batch: int) -> int:
         """Bytes of the chunk of these samples, with its timings, of a study that keeps the first `keep` as pictures."""
-        empty = {name: np.zeros((0, *shape), kind) for name, (shape, kind) in self.rows.items()}
-        headers = len(packed({**empty, "pictures": np.zeros((0, 1, 1, 3), np.uint8)}))
         row = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in self.rows.values())
         shown = min(len(rows), max(0, keep - rows.start))
         timing = {"run": "0" * 32, "batch": batch, "machine": machine("cpu"), "samples": 0, "seconds": 0.0,
                   "seconds per sample of a batch": []}  # fmt: skip
         batches = -(-len(rows) // batch)
         beside = len(json.dumps(timing, indent=2)) + _NUMBER * (batches + 1)
-        return headers + len(rows) * row + shown * self.pictures + beside
+        return self._headers + len(rows) * row + shown * self.pictures + beside
 
 
 def kept_of(bench: Bench, settings: Settings) -> Kept:

@@ -16,6 +16,7 @@ import torch
 from difflab import files
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
+from difflab.study.spec import parts_of
 from difflab.study.store import read_json
 from difflab.zoo.clips import Extension, batches_of
 from difflab.zoo.model import Model
@@ -71,7 +72,7 @@ def draw_npz(
     if extension is not None:
         extension.check(model)
     parts, size = out.with_name(out.name + ".parts"), _chunk_size(model, extension)
-    mine = [number for number, _ in enumerate(_chunks(n, size)) if number % share.world == share.rank]
+    mine = [number for number, _ in enumerate(parts_of(n, size)) if number % share.world == share.rank]
     if share.rank and not mine:
         return 0
     _claim(parts, _record(model, draw, n, seed, size, extension))
@@ -87,7 +88,7 @@ def draw_npz(
     else:
         labels = labels_of(model, draw, seed, range(n))
         save_samples(out, _gathered(parts, n, size), None if labels is None else labels.cpu().numpy())
-        _await_others(parts, min(share.world, sum(1 for _ in _chunks(n, size))))
+        _await_others(parts, min(share.world, len(parts_of(n, size))))
         shutil.rmtree(parts)
     return drawn
 
@@ -98,7 +99,7 @@ def _draw_chunks(
 ) -> int:  # fmt: skip
     """Draw this process's chunks that are not there yet; returns how many samples those are."""
     drawn = 0
-    for number, rows in enumerate(_chunks(n, _chunk_size(model, extension))):
+    for number, rows in enumerate(parts_of(n, _chunk_size(model, extension))):
         if number % share.world != share.rank:
             continue
         path = _chunk(parts, number)
@@ -151,10 +152,6 @@ def _chunk_size(model: Model, extension: Extension | None) -> int:
     return max(1, CHUNK // max(frames, (extension.length or 0) if extension else 0))
 
 
-def _chunks(n: int, size: int) -> Iterator[range]:
-    return (range(begin, min(begin + size, n)) for begin in range(0, n, size))
-
-
 def _chunk(parts: Path, number: int) -> Path:
     return parts / f"chunk-{number:05d}.npy"
 
@@ -172,7 +169,7 @@ def _await_others(parts: Path, world: int) -> None:
 
 def _gathered(parts: Path, n: int, size: int) -> Iterator[np.ndarray]:
     """The pictures of all chunks in order, waiting for those that other processes draw."""
-    for number, _ in enumerate(_chunks(n, size)):
+    for number, _ in enumerate(parts_of(n, size)):
         path = _chunk(parts, number)
         while not path.exists():
             time.sleep(_WAIT)

@@ -20,7 +20,7 @@ from difflab.study.cards import Throughput, card_of, throughput_of
 from difflab.study.disk import kept_of, reference_bytes, result_bytes
 from difflab.study.outline import Outline, sketch
 from difflab.study.scoring_cost import scoring_seconds
-from difflab.study.spec import Scalar, Settings, Study
+from difflab.study.spec import Scalar, Settings, Study, parts_of
 from difflab.study.trial import measured_here
 from difflab.zoo.sampling import calls_of
 
@@ -183,8 +183,7 @@ def _cell(outline: Outline, throughput: Throughput, settings: Settings) -> CellP
     drawing, decoding, seeing = _sample_flops(outline, settings)
     sampling = drawing / throughput.network + decoding / throughput.decoder
     features = seeing / throughput.features
-    kept, chunk = kept_of(bench, settings), bench.study.chunk
-    parts = [range(begin, min(begin + chunk, count)) for begin in range(0, count, chunk)]
+    kept, parts = kept_of(bench, settings), parts_of(count, bench.study.chunk)
     tasks = tuple(
         ChunkTask(
             n, len(rows), len(rows) * (sampling + features), kept.chunk_bytes(rows, bench.study.keep, outline.rows)

@@ -34,6 +34,8 @@ from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, View, key_o
 from difflab.study.store import CellStore, read_json
 from difflab.study.truth import UNSAID, checked
 
+_BYTES = 16  # for each feature of each sample: as they are, and doubled for a replicate
+
 Against = dict[tuple[int | None, View | None], AdmReference]  # what samples are scored against, by length and view
 
 
@@ -45,8 +47,14 @@ class ToScore:
     bench: int
     settings: Settings
     key: str
-    memory: int = 0
-    gpu: bool = False
+    memory: int
+    gpu: bool
+
+    @classmethod
+    def of(cls, number: int, bench: Bench, settings: Settings, key: str) -> ToScore:
+        """The cell of a bench with this number."""
+        memory = _BYTES * settings.count * bench.extractor.dim
+        return cls(number, settings, key, memory, gpu=settings == bench.beside_training)
 
 
 @dataclass(frozen=True)

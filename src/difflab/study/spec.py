@@ -249,6 +249,11 @@ def _as_setting(name: str, value: Scalar) -> Scalar:
         raise ValueError(f"axis {name!r} has the value {value!r}: {said[0].lower()}{said[1:]}") from error
 
 
+def parts_of(count: int, size: int) -> list[range]:
+    """The indices of `count` samples in chunks of `size`; the last may be smaller."""
+    return [range(begin, min(begin + size, count)) for begin in range(0, count, size)]
+
+
 def steps_within(calls: int, sampler: str) -> int:
     """The most steps that ask the network at most `calls` times; a step that asks it twice does so but for the last.
 

@@ -9,8 +9,6 @@ from difflab.study.bench import Bench
 from difflab.study.chunks import Chunk, draw
 from difflab.study.scoring import Against, Scored, ToScore, score
 
-_ROW = 16  # bytes for each feature of each sample: as they are, and doubled for a replicate
-
 Task = Chunk | ToScore
 Cell = tuple[str, str]  # store, key: studies may have one in common
 
@@ -57,8 +55,7 @@ class Todo:
             for settings in bench.study.cells():
                 decides = bench.decides(settings)
                 stored = bench.store.cell(decides)
-                size = _ROW * settings.count * bench.extractor.dim
-                task = ToScore(number, settings, stored.key, size, gpu=settings == bench.beside_training)
+                task = ToScore.of(number, bench, settings, stored.key)
                 if self.cell(task) not in there:
                     stored.begin(decides)
                     there[self.cell(task)] = stored.drawn()

@@ -110,6 +110,12 @@ def train(
     return path
 
 
+def check_begun(folder: Path) -> None:
+    """Raise DifflabError where no training is there to go on with."""
+    if not (folder / CHECKPOINT).exists():
+        raise DifflabError(f"{folder}: there is no training to go on with; begin one, or name its folder.")
+
+
 def _check(recipe: AnyRecipe, dataset: Dataset | Latents) -> None:
     """Raise DifflabError unless the data are what the recipe can learn from."""
     if isinstance(recipe, DiffusionRecipe):
