@@ -94,9 +94,8 @@ def _absent_bucket(study: Path, root: Path, seconds: float) -> None:
     time.sleep(seconds)
     server = served(port)
     said = [line for line in driver.communicate()[1].splitlines() if line.startswith("difflab: ")]
-    print(
-        f"bucket away for {seconds:g} s after {chunks} chunks: code {driver.returncode}; {_compared(out, root / 'whole')}"
-    )
+    compared = _compared(out, root / "whole")
+    print(f"bucket away for {seconds:g} s after {chunks} chunks: code {driver.returncode}; {compared}")
     print("\n".join(f"  {line}" for line in said))
     server.stop()
 
