@@ -18,6 +18,7 @@ from difflab.data.shapes import (
     Scenes,
     Shapes,
     draw,
+    every_scene,
     recognise,
     sample_scenes,
 )
@@ -336,3 +337,15 @@ def test_recognition_does_not_depend_on_the_batch(pictures, seen):
 def test_pictures_of_another_size_are_refused(shape):
     with pytest.raises(ValueError, match="takes pictures"):
         recognise(np.zeros(shape, np.uint8))
+
+
+def test_every_scene_is_there_once_with_its_probability():
+    scenes, probability = every_scene()
+    assert len(np.unique(scenes.ids)) == len(scenes) == 3 * (9 * 40 + 16 * 40**2)
+    assert probability.sum() == pytest.approx(1)
+    assert probability[scenes.count == 1].sum() == pytest.approx(0.5)
+    drawn = sample_scenes(0, np.arange(2000))
+    place = {scene: i for i, scene in enumerate(scenes.ids.tolist())}
+    found = np.array([place[scene] for scene in drawn.ids.tolist()])
+    np.testing.assert_array_equal(draw(scenes[found]), draw(drawn))
+    np.testing.assert_array_equal(scenes.labels[found], drawn.labels)

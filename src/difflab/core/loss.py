@@ -80,6 +80,7 @@ def hybrid_terms(
     eps: Tensor,
     schedule: Schedule,
     posteriors: Posteriors,
+    denoiser: Callable[[Tensor, Places], Estimate] | None = None,
 ) -> Terms:
     """The two terms that train a network which predicts eps and learns its variance; DiT adds them up as they are.
 
@@ -87,9 +88,12 @@ def hybrid_terms(
     section 3.1). At t > 0 it is KL(q(x_s | x_t, x0) || p(x_s | x_t)), at t = 0 the likelihood of x0 as if it were 8-bit
     pixels, which official DiT does with latents, too.
 
+    An exact `denoiser` of the data takes the noise's place in the error, as in `diffusion_loss`; the bound needs the
+    data that were drawn, since the variance is that of what is left to guess.
+
     Args:
         network: (x (B, C, ..), t (B,)) -> (B, 2 C, ..): eps, and v with the variance's share (v + 1) / 2, not clamped.
-        x0, t, eps, schedule: as for `diffusion_loss`.
+        x0, t, eps, schedule, denoiser: as for `diffusion_loss`.
         posteriors: those of the schedule.
     """
     at = schedule.at(t, x0.ndim)
@@ -103,7 +107,8 @@ def hybrid_terms(
     likelihood = -_discretised_log_likelihood(x0, mean, 0.5 * logvar)
     first = (t == 0).reshape(-1, *[1] * (x0.ndim - 1))
     nats = torch.where(first, likelihood, divergence).flatten(1).mean(1)
-    return Terms((eps - predicted).square().flatten(1).mean(1), nats / math.log(2))
+    aim = eps if denoiser is None else denoiser(x, at).eps
+    return Terms((aim - predicted).square().flatten(1).mean(1), nats / math.log(2))
 
 
 def _normal_kl(mean1: Tensor, logvar1: Tensor, mean2: Tensor, logvar2: Tensor) -> Tensor:

@@ -182,6 +182,31 @@ def _scenes_from(u: np.ndarray) -> Scenes:
     )
 
 
+def every_scene() -> tuple[Scenes, np.ndarray]:
+    """All scenes of the world, those of one shape first, and their probabilities (N,), which sum to 1."""
+    shape = [len(KINDS), len(COLOURS), len(SIZES)]
+    lone = np.indices((len(BACKGROUNDS), 9, *shape)).reshape(5, -1)
+    background, pair, *both = np.indices((len(BACKGROUNDS), len(place_pairs()), *shape, *shape)).reshape(8, -1)
+    kind, colour, size = (
+        np.concatenate([np.stack([lone[2 + i]] * 2, 1), np.stack([both[i], both[3 + i]], 1)]) for i in range(3)
+    )
+    place = np.concatenate([np.stack([lone[1]] * 2, 1), place_pairs()[pair]])
+    anchors = np.array(_ANCHORS) * PHASES
+    numbers = lone.shape[1], len(background)
+    scenes = Scenes(
+        count=np.repeat([1, 2], numbers),
+        background=np.concatenate([lone[0], background]),
+        kind=kind,
+        colour=colour,
+        size=size,
+        row=place // 3,
+        column=place % 3,
+        y=anchors[place // 3],
+        x=anchors[place % 3],
+    )
+    return scenes, np.repeat([0.5 / n for n in numbers], numbers)
+
+
 @lru_cache(maxsize=1)
 def place_pairs() -> np.ndarray:
     """(P, 2): the places (row * 3 + column) of two shapes on opposite sides, across or down, in reading order."""

@@ -16,7 +16,8 @@ from difflab.core.prediction import Prediction
 from difflab.core.sampler import Variance
 from difflab.data.clips import Short
 from difflab.data.dataset import Crop
-from difflab.data.shapes_clips import CLASSES
+from difflab.data.shapes import CLASSES
+from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
@@ -128,8 +129,9 @@ class DiffusionRecipe(Recipe):
     begins with, to be tuned to other data or classes. ema_rate: of the average that is sampled from; sample_every:
     steps between pictures. timesteps: `uniform`, `antithetic` pairs of such, or `lognormal` noise levels, of which
     noise_level has mean and standard deviation (see `core.loss.lognormal_timesteps`). target: what the network learns
-    to tell apart from the noise: the `data` drawn, or, on pixels of `shapes` alone, the `exact` mean of all scenes or
-    clips given the noisy one and what is told of it (see `train.shapes_denoiser` and `train.motions_denoiser`).
+    to tell apart from the noise: the `data` drawn, or, on `shapes` alone, the `exact` mean of all scenes or clips given
+    the noisy one and what is told of it (see `train.shapes_denoiser`, `train.motions_denoiser` and, of latents, which
+    then are the means of their posteriors, `train.latents_denoiser`).
     weighting: of the error over noise levels, see `core.loss.diffusion_loss`; `v` needs the prediction x0.
     checkpointing: recompute activations in the backward pass, which saves memory and costs a third more time.
     """
@@ -215,11 +217,11 @@ class DiffusionRecipe(Recipe):
             does = "learns" if self.network.learns_variance else "does not learn"
             fit = "learned" if self.network.learns_variance else "small or large"
             raise ValueError(f"variance is {self.variance}, but the network {does} its variance; choose {fit}")
-        plain = (self.prediction, self.reduction, self.error, self.target, self.weighting)
-        if self.variance == "learned" and plain != ("eps", "mean", "l2", "data", "flat"):
+        plain = (self.prediction, self.reduction, self.error, self.weighting)
+        if self.variance == "learned" and plain != ("eps", "mean", "l2", "flat"):
             raise ValueError(
                 "variance is learned, which the hybrid loss trains beside eps alone; leave prediction, reduction, "
-                "error, target and weighting out"
+                "error and weighting out"
             )
         return self
 
@@ -247,16 +249,23 @@ class DiffusionRecipe(Recipe):
             raise ValueError(
                 "target is exact, but error is l1: an exact mean stands for data under l2 alone; choose l2"
             )
-        if (d.source, d.size, d.images, d.dequantization, self.autoencoder) != ("shapes", 32, 0, None, None):
+        if (d.source, d.size, d.images, d.dequantization) != ("shapes", 32, 0, None):
             added = f" with {d.dequantization} noise" if d.dequantization else ""
             raise ValueError(
                 f"target is exact, but data is {d.source} at {d.size} pixels{added}: the exact mean is known "
                 "for plain shapes at 32 pixels alone; choose target: data"
             )
-        if (classes := self.network.classes) not in ((None,) if d.frames is None else (None, len(CLASSES))):
+        if self.autoencoder is not None and (d.flip or d.frames is not None):
             raise ValueError(
-                f"target is exact, but the network is told {classes} classes: of pictures the exact mean is known "
-                f"without classes, of clips with their {len(CLASSES)}; choose target: data"
+                "target is exact, but data.flip is true: a mirrored scene is of another class; set it to false"
+                if d.flip
+                else "target is exact, but of latents of clips the mean is not known; choose target: data"
+            )
+        known = len(CLIP_CLASSES) if d.frames is not None else None if self.autoencoder is None else len(CLASSES)
+        if (classes := self.network.classes) not in (None, known):
+            raise ValueError(
+                f"target is exact, but the network is told {classes} classes: the exact mean is known "
+                f"{'without classes' if known is None else f'with none or {known}'}; choose target: data"
             )
         if self.text_encoder is not None and d.frames is None:
             raise ValueError(

@@ -29,6 +29,7 @@ from difflab.score.features import SmallFeatures, SmallFeaturesConfig
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe, TextRecipe
 from difflab.train.draws import Draws, Of
 from difflab.train.feed import Batch
+from difflab.train.latents_denoiser import LatentsDenoiser
 from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions, known_of_classes
 from difflab.train.shapes_denoiser import ShapesDenoiser
 from difflab.train.start import begin_with
@@ -65,7 +66,8 @@ class DiffusionObjective:
         self.recipe = recipe
         self.schedule = recipe.schedule.build()
         self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
-        self.denoiser = _exact(recipe) if recipe.target == "exact" else None
+        of_pixels = recipe.target == "exact" and recipe.autoencoder is None
+        self.denoiser: Exact | None = _exact(recipe) if of_pixels else None  # that of latents needs the autoencoder
         self.autoencoder: Autoencoder | None = None
         self.text_encoder: TextEncoder | None = None
         self.asks_a_network = recipe.autoencoder is not None  # text encoders, without convolutions, share no settings
@@ -106,15 +108,18 @@ class DiffusionObjective:
         def answer(x: Tensor, t: Tensor) -> Tensor:
             return network(x, t, *told, **beside)
 
+        r, exact = self.recipe, self._denoiser(x0.device, known if known is not None or not told else told[0])
         if self.posteriors is not None:
-            error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors)
+            error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors, exact)
             return (error + bound).mean()
-        r, exact = self.recipe, self._denoiser(x0.device, known)
         return diffusion_loss(answer, x0, t, eps, self.schedule, r.prediction, r.reduction, r.weighting, exact, r.error)
 
     def _denoiser(self, device: torch.device, known: Tensor | None) -> Callable[[Tensor, Places], Estimate] | None:
+        """The exact denoiser, told what the network is."""
         if isinstance(self.denoiser, MotionsDenoiser):
             return partial(self.denoiser.to(device), known=known)
+        if isinstance(self.denoiser, LatentsDenoiser):
+            return partial(self.denoiser.to(device), labels=known)
         return self.denoiser.to(device) if self.denoiser else None
 
     def opened_autoencoder(self, device: torch.device) -> Autoencoder | None:
@@ -182,6 +187,10 @@ class DiffusionObjective:
             posterior = encode_moments(autoencoder, batch.pictures, device)
         else:
             posterior = Posterior(*torch.from_numpy(batch.moments).to(device).chunk(2, dim=1))
+        if self.recipe.target == "exact":
+            if self.denoiser is None:
+                self.denoiser = LatentsDenoiser.of_shapes(autoencoder, device)
+            return posterior.mean * autoencoder.scale
         noise = draws.normal(Of.LATENTS, posterior.mean.shape[1:])
         return posterior.sample(noise.to(device)) * autoencoder.scale
 
@@ -334,8 +343,11 @@ class AutoencoderObjective:
         return F.mse_loss(reconstruction.float(), x) + self.recipe.kl_weight * posterior.kl().mean()
 
 
-def _exact(recipe: DiffusionRecipe) -> ShapesDenoiser | MotionsDenoiser:
-    """The exact denoiser of the recipe's data, which are of a known world."""
+Exact = ShapesDenoiser | MotionsDenoiser | LatentsDenoiser
+
+
+def _exact(recipe: DiffusionRecipe) -> Exact:
+    """The exact denoiser of the recipe's pixels, which are of a known world."""
     return ShapesDenoiser() if recipe.data.frames is None else MotionsDenoiser(recipe.data.frames)
 
 
