@@ -1,7 +1,7 @@
 """How far a model of `shapes`, scenes, their latents, or clips, is from the best there can be, at each noise level.
 
 Printed are mean squared errors of the clean picture, or latent or clip of the class that it has, in model space: of the
-exact posterior mean E[x0 | x_t], which no denoiser can beat, and for each model its error and its distance to that mean.
+exact posterior mean E[x0 | x_t], which no denoiser can beat, and of each model its error and its distance to it.
 The distance says where a model loses: at large t in where and what the shapes are, at small t in their edges. Latents
 are the means of their posteriors; a model that was trained on draws from these keeps their spread at small t.
 
