@@ -17,6 +17,7 @@ from difflab.core.sampler import Variance
 from difflab.data.clips import Short
 from difflab.data.dataset import Crop
 from difflab.data.shapes_clips import CLASSES
+from difflab.data.transforms import Dequantization
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
@@ -47,7 +48,7 @@ class DataConfig(_Strict):
     split: str | None = "train"
     flip: bool = True
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    dequantization: Literal["uniform", "gaussian"] | None = None
+    dequantization: Dequantization | None = None
     frames: Positive | None = None
     stride: Positive = 1
     fps: Annotated[float, Gt(0.0)] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from difflab.data.dataset import Captioned, Dataset
 from difflab.data.latents import Latents
 from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, Shapes, sample_scenes
 from difflab.data.shapes_clips import DIRECTIONS, SPEEDS, ShapesClips, sample_motions
-from difflab.data.transforms import Pixels, scale_unit
+from difflab.data.transforms import Dequantization, dequantize, rescale, scale_unit
 from difflab.errors import DifflabError, suggest
 from difflab.nets.autoencoder import KLAutoencoder, Posterior
 from difflab.nets.dit import DiT
@@ -456,13 +456,13 @@ def motion_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
     return {name: torch.from_numpy(getattr(motions, name)) for name in MOTION_HEADS}
 
 
-def _pixels(pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, draws: Draws) -> Tensor:
+def _pixels(pictures: np.ndarray, dequantization: Dequantization | None, draws: Draws) -> Tensor:
     """Pixels (B, .., C) uint8 -> (B, C, ..) float32 in [-1, 1], each grey level spread if asked for."""
     if dequantization is None:
         return encode(pictures)
     draw = draws.uniform if dequantization == "uniform" else draws.normal
     noise = draw(Of.GREYS, pictures.shape[1:]).numpy()
-    return torch.from_numpy(Pixels(dequantization).forward(scale_unit(pictures), noise)).movedim(-1, 1)
+    return torch.from_numpy(rescale(dequantize(scale_unit(pictures), noise, dequantization))).movedim(-1, 1)
 
 
 def _uniform_timesteps(n: int, timesteps: int, generator: torch.Generator) -> Tensor:
