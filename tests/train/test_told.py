@@ -15,12 +15,13 @@ from difflab.data.captions import WORDS, clip_captions, judge_clips, judge_scene
 from difflab.data.shapes import Shapes, recognise
 from difflab.data.shapes_clips import ShapesClips, recognise_clips
 from difflab.errors import DifflabError
+from difflab.train.answers import READ
 from difflab.train.config import folder_of, parse_recipe, read_recipe
 from difflab.train.draws import Draws
 from difflab.train.feed import Batch, Feed, captions_in
 from difflab.train.loop import CHECKPOINT, Trainer
 from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions
-from difflab.train.objective import READ, DiffusionObjective, TextObjective
+from difflab.train.objective import DiffusionObjective, TextObjective
 from difflab.train.run import train
 from difflab.zoo.text import open_text_encoder
 
