@@ -22,8 +22,9 @@ from difflab.nets.unet3d import relative_buckets
 from difflab.train.config import OptimConfig
 from difflab.train.optim import make_optimizer
 from difflab.zoo.clips import interpolate
+from difflab.zoo.draw import Draw
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, walk
+from difflab.zoo.sampling import walk
 from difflab.zoo.text import mean_pooled
 from difflab.zoo.vdm_files import SCHEDULE, original, tables
 

@@ -15,9 +15,9 @@ import typer
 from difflab.cli.options import Device, pick_device
 
 if TYPE_CHECKING:
+    from difflab.zoo.draw import Classes as Asked
+    from difflab.zoo.draw import Draw
     from difflab.zoo.model import Model
-    from difflab.zoo.sampling import Classes as Asked
-    from difflab.zoo.sampling import Draw
 
 app = typer.Typer(help="Run a command written for facebookresearch/DiT.", no_args_is_help=True)
 
@@ -174,6 +174,6 @@ def _vae(name: str) -> str:
 
 def _draw(steps: int, scale: float, classes: Asked) -> Draw:
     from difflab.core.guidance import Guidance
-    from difflab.zoo.sampling import Draw
+    from difflab.zoo.draw import Draw
 
     return Draw("ddpm", steps, spacing="respaced", classes=classes, guidance=Guidance(scale, channels=3))

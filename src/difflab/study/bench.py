@@ -34,9 +34,9 @@ from difflab.study.store import Store
 from difflab.study.truth import spoken_of
 from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.clips import Extension, batches_of, blocks_of
+from difflab.zoo.draw import Draw, calls_of, check_conditions, plan, spacing_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, spacing_of
 
 CAPTIONS_SEED = 3  # of the scenes and clips that models of captions are asked for
 

@@ -16,18 +16,9 @@ from difflab.core.reconstruction import Reconstruction
 from difflab.core.sampler import final, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
+from difflab.zoo.draw import Draw, clamps, corrector_of, plan, told_of
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import (
-    Draw,
-    clamps,
-    corrector_of,
-    denoiser_of,
-    plan,
-    sample_batches,
-    sample_raw,
-    seeded_noise,
-    told_of,
-)
+from difflab.zoo.sampling import denoiser_of, sample_batches, sample_raw, seeded_noise
 
 
 def interpolate(
