@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from difflab.nets.adm import ADM, AttentionPool, NoisyClassifier, ResidualBlock, attend
-from difflab.zoo.families import adm_size
+from difflab.zoo.sizes import adm_size
 
 SMALL = {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_resolutions": (8,),

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from difflab.nets.dit import DESIGNS, DiT, Told, position_table
-from difflab.zoo.families import DIT_NAMES, DiTConfig, dit_size
+from difflab.zoo.families import DiTConfig
+from difflab.zoo.sizes import DIT_NAMES, dit_size
 
 SMALL = {"input_size": 8, "hidden_size": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
 # Trainable parameters, in the order S, B, L, XL and patch 2, 4, 8, with 1000 classes and a learned variance.

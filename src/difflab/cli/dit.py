@@ -121,7 +121,8 @@ def train(
     from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
     from difflab.train.run import check_begun
     from difflab.train.run import train as run
-    from difflab.zoo.families import DiTConfig, dit_size
+    from difflab.zoo.families import DiTConfig
+    from difflab.zoo.sizes import dit_size
 
     if image_size not in (256, 512):
         raise DifflabError(f"--image-size is {image_size}, but must be 256 or 512.")
@@ -152,8 +153,8 @@ def train(
 
 def _model(name: str, ckpt: str | None, image_size: int, num_classes: int, vae: str, device: str | None) -> Model:
     from difflab.errors import DifflabError
-    from difflab.zoo.families import dit_size
     from difflab.zoo.load import load
+    from difflab.zoo.sizes import dit_size
 
     if image_size not in (256, 512):
         raise DifflabError(f"--image-size is {image_size}, but must be 256 or 512.")

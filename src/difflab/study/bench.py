@@ -14,9 +14,9 @@ import numpy as np
 
 from difflab.core.guidance import Guidance
 from difflab.data.captions import clip_captions, scene_captions
-from difflab.data.clips import FILM_SETS
 from difflab.data.dataset import Captioned, Dataset
 from difflab.data.excerpts import last_frames, single_frames
+from difflab.data.film_sets import FILM_SETS
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
 from difflab.devices import home
