@@ -18,7 +18,7 @@ from difflab.core.loss import diffusion_loss
 from difflab.core.noise import GivenNoise
 from difflab.core.prediction import add_noise
 from difflab.core.schedule import Point, make_schedule, timestep_grid
-from difflab.nets.unet3d import relative_buckets
+from difflab.nets.unet3d_attention import relative_buckets
 from difflab.train.config import OptimConfig
 from difflab.train.optim import make_optimizer
 from difflab.zoo.clips import interpolate
