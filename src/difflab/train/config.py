@@ -21,10 +21,9 @@ from difflab.data.transforms import Dequantization
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
-from difflab.zoo.families import FamilyName, NetworkConfig, ScheduleConfig, UNet3DConfig, network_config
+from difflab.zoo.families import FamilyName, NetworkConfig, Positive, ScheduleConfig, UNet3DConfig, network_config
 from difflab.zoo.registry import Folder
 
-Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 Memory = Annotated[float, Ge(0.0), Lt(1.0)]  # of a running mean
 Channels = Annotated[int, Gt(0), MultipleOf(8)]  # for group norm

@@ -32,14 +32,14 @@ from difflab.train.feed import captions_in
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
 from difflab.train.objective import DiffusionObjective, TextObjective
 from difflab.train.parallel import Parallel
-from difflab.zoo.autoencoder import AutoencoderCard, codec_config, save_autoencoder
+from difflab.zoo.autoencoder import AutoencoderCard, codec_config
 from difflab.zoo.card import Card
-from difflab.zoo.checkpoint import save_checkpoint
+from difflab.zoo.checkpoint import save_checkpoint, write_with_card
 from difflab.zoo.codec import encode
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.model import build_model
 from difflab.zoo.sampling import sample
-from difflab.zoo.text import SmallTextCard, save_text_encoder, text_config
+from difflab.zoo.text import SmallTextCard, text_config
 
 GRID = 64  # samples in a grid
 _INITIAL_SHARE = 0.01  # of the initial weights in the average, that goes unnoticed
@@ -224,12 +224,12 @@ def _finish(recipe: AnyRecipe, trainer: Trainer, out: Path) -> Path:
         save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), state)
     elif isinstance(trainer.objective, TextObjective):
         text = SmallTextCard(name=recipe.name, network=trainer.objective.config, training=_record(recipe, trainer))
-        save_text_encoder(path, text, state)
+        write_with_card(path, text, state)
     elif isinstance(recipe, AutoencoderRecipe):
         done = _record(recipe, trainer)
         scale = _latent_scale(recipe, trainer, state)
         card = AutoencoderCard(name=recipe.name, network=recipe.network, scale=scale, training=done)
-        save_autoencoder(path, card, state)
+        write_with_card(path, card, state)
     else:
         assert isinstance(trainer.bare, SmallFeatures)
         network = SmallFeatures(trainer.bare.config)
