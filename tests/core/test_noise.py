@@ -40,13 +40,13 @@ def test_other_seeds_indices_and_draws_give_unrelated_noise():
 
 
 def test_classes_come_from_a_stream_that_no_draw_has():
-    """Else a sample's class would hang together with its noise: a class is the first number of its stream, a third of
-    one's range here, and so is a normal number of the same stream."""
+    """Else a sample's class would hang together with its noise: both are made of the upper bits of a stream's first
+    number, of which a normal number's size is."""
     classes = np.array(seeded_classes(0, range(2000), 3))
     for draw in range(4):
-        first = SeededNoise(0, range(2000), (1,)).draw(draw)[:, 0].numpy()
-        means = [first[classes == c].mean() for c in range(3)]
-        assert np.abs(means).max() < 5 / math.sqrt(2000 / 3), draw
+        size = SeededNoise(0, range(2000), (1,)).draw(draw)[:, 0].abs().numpy()
+        means = np.array([size[classes == c].mean() for c in range(3)])
+        assert np.abs(means - size.mean()).max() < 5 * size.std() / math.sqrt(2000 / 3), draw
 
 
 @pytest.mark.parametrize("other", [(0, 1), (1, 0)], ids=["next draw", "next index"])

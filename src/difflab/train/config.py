@@ -21,7 +21,15 @@ from difflab.data.transforms import Dequantization
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
-from difflab.zoo.families import FamilyName, NetworkConfig, Positive, ScheduleConfig, UNet3DConfig, network_config
+from difflab.zoo.families import (
+    DiTConfig,
+    FamilyName,
+    NetworkConfig,
+    Positive,
+    ScheduleConfig,
+    UNet3DConfig,
+    network_config,
+)
 from difflab.zoo.registry import Folder
 
 Share = Annotated[float, Ge(0.0), Le(1.0)]
@@ -190,6 +198,11 @@ class DiffusionRecipe(Recipe):
         if self.text_encoder is not None and width is None:
             raise ValueError(
                 "text_encoder is given, but the network is told no captions; set network.cond_dim to its width"
+            )
+        if isinstance(self.network, DiTConfig) and self.network.classes_are_told_in_vain:
+            raise ValueError(
+                f"network.num_classes is {self.network.num_classes}, but with cond_dim the network is told captions "
+                "instead of classes; leave num_classes out"
             )
         if self.text_encoder is None and width is not None:
             raise ValueError(f"network.cond_dim is {width}, but nothing makes vectors of captions; give a text_encoder")

@@ -45,10 +45,11 @@ class Objective(Protocol):
 
     Drawing comes first, before a batch is taken in parts, and `draws` gives each sample what its place in the batch of
     all processes has, so that the loss of the whole batch is the mean of that of any equal parts.
-    `asks_a_network` tells whether it computes on the device.
+    `asks_a_network` tells whether it computes on the device, `looks` whether it needs the pictures of a batch.
     """
 
     asks_a_network: bool
+    looks: bool
 
     def build(self) -> nn.Module: ...
 
@@ -59,6 +60,8 @@ class Objective(Protocol):
 
 class DiffusionObjective:
     """The error of the predicted noise, x0 or v; where the variance is learned, beside it the bound's term."""
+
+    looks = True
 
     def __init__(self, recipe: DiffusionRecipe) -> None:
         self.recipe = recipe
@@ -208,7 +211,7 @@ class DiffusionObjective:
 class FeaturesObjective:
     """Cross entropy over the heads of a feature network, on pictures with some noise mixed in."""
 
-    asks_a_network = False
+    asks_a_network, looks = False, True
 
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self.recipe = recipe
@@ -255,7 +258,7 @@ class FeaturesObjective:
 class TextObjective:
     """Cross entropy of what a sentence asks for, for sentences about scenes and about clips in turn."""
 
-    asks_a_network = False
+    asks_a_network, looks = False, False
 
     def __init__(self, recipe: TextRecipe) -> None:
         self.recipe = recipe
@@ -291,7 +294,7 @@ class TextObjective:
 class AutoencoderObjective:
     """Squared error of the reconstruction and the KL divergence; see `AutoencoderRecipe`."""
 
-    asks_a_network = False
+    asks_a_network, looks = False, True
 
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe

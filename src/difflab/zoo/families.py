@@ -142,6 +142,12 @@ class DiTConfig(NetworkConfig):
         return None if self.cond_dim else self.num_classes
 
     @property
+    def classes_are_told_in_vain(self) -> bool:
+        """Whether num_classes is set beside cond_dim, where it means nothing. Cards of old hold its default there, and
+        may hold others; so recipes refuse it, and cards do not."""
+        return self.cond_dim is not None and self.num_classes != type(self).model_fields["num_classes"].default
+
+    @property
     def null_class(self) -> int | None:
         return self.num_classes if self.classes and self.class_dropout_prob > 0 else None
 
