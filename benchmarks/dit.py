@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import difflab
 from difflab.zoo.card import Card
 from difflab.zoo.diffusers_dit import write_diffusers_dit
-from difflab.zoo.families import DIT_NAMES, FAMILIES, DiTConfig, dit_size
+from difflab.zoo.families import FAMILIES, DiTConfig
+from difflab.zoo.sizes import DIT_NAMES, dit_size
 
 PRODUCT = 1536  # side of the matrices whose product stands for what the machine can do
 

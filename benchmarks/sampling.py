@@ -15,9 +15,10 @@ import torch
 from difflab.core.sampler import final
 from difflab.core.schedule import path
 from difflab.zoo.card import Card
+from difflab.zoo.draw import Draw
 from difflab.zoo.families import FAMILIES, UNet2DConfig
 from difflab.zoo.model import Model, build_model
-from difflab.zoo.sampling import Draw, seeded_noise, walk
+from difflab.zoo.sampling import seeded_noise, walk
 
 NETWORK = UNet2DConfig(
     image_size=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(8,), patch=2, groups=8

@@ -66,7 +66,7 @@ def written_out(network: Any, x: Any, t: Any) -> Any:
     import torch
 
     from difflab.nets.layers import sincos_embedding
-    from difflab.nets.unet3d import relative_buckets
+    from difflab.nets.unet3d_attention import relative_buckets
 
     frames = x.shape[2]
     bias = network.position_bias(relative_buckets(frames)).permute(2, 0, 1)
@@ -138,7 +138,7 @@ def heads(attention: Any, tokens: Any) -> Any:
 def temporal(attention: Any, h: Any, bias: Any) -> Any:
     import torch
 
-    from difflab.nets.unet3d import rotary_phases, rotate
+    from difflab.nets.unet3d_attention import rotary_phases, rotate
 
     side = h.shape[3:]
     tokens = normed(attention, h).permute(0, 3, 4, 2, 1).flatten(1, 2)  # (B, P, F, C)

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import difflab
 from difflab.cli.app import app
 from difflab.errors import DifflabError
-from difflab.zoo.families import FAMILIES, DiTConfig, dit_size
+from difflab.zoo.families import FAMILIES, DiTConfig
+from difflab.zoo.sizes import dit_size
 
 pytest.importorskip("diffusers")
 CLASSES = 10

@@ -43,6 +43,15 @@ def test_clipping_bounds_x0_and_moves_eps_along(kind):
     torch.testing.assert_close(AT.alpha * estimate.x0 + AT.sigma * estimate.eps, x)
 
 
+def test_dynamic_thresholding_brings_a_sample_to_its_percentile_where_that_is_above_one():
+    """Saharia et al. (2022): clamped to [-s, s] and divided by s, each sample by its own."""
+    x0 = torch.linspace(-4, 4, 101).repeat(2, 1) * torch.tensor([[1.0], [0.1]])  # at 0.9: 3.6, and 0.36, which is below
+    estimate = Denoiser(Told(lambda x, t: x0), "x0", percentile=0.9)(x0, AT)
+    torch.testing.assert_close(estimate.x0[0], (x0[0] / 3.6).clamp(-1, 1))
+    assert torch.equal(estimate.x0[1], x0[1])
+    torch.testing.assert_close(AT.alpha * estimate.x0 + AT.sigma * estimate.eps, x0)
+
+
 def test_without_clipping_nothing_is_bounded_and_the_parts_still_add_up():
     x = 3 * _x()
     estimate = Denoiser(Told(lambda x, t: 0.5 * x))(x, AT)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from difflab.core.noise import GivenNoise, SeededNoise, slerp
+from difflab.core.noise import GivenNoise, SeededNoise, seeded_classes, slerp
 from difflab.errors import DifflabError
 
 SHAPE = (3, 4, 4)
@@ -37,6 +37,16 @@ def test_other_seeds_indices_and_draws_give_unrelated_noise():
     values = np.stack([SeededNoise(seed, [i], (4096,)).draw(k)[0].numpy() for seed, i, k in keys])
     correlations = np.corrcoef(values)[~np.eye(len(keys), dtype=bool)]
     assert np.abs(correlations).max() < 6 / math.sqrt(4096), "six standard errors of a correlation"
+
+
+def test_classes_come_from_a_stream_that_no_draw_has():
+    """Else a sample's class would hang together with its noise: both are made of the upper bits of a stream's first
+    number, of which a normal number's size is."""
+    classes = np.array(seeded_classes(0, range(2000), 3))
+    for draw in range(4):
+        size = SeededNoise(0, range(2000), (1,)).draw(draw)[:, 0].abs().numpy()
+        means = np.array([size[classes == c].mean() for c in range(3)])
+        assert np.abs(means - size.mean()).max() < 5 * size.std() / math.sqrt(2000 / 3), draw
 
 
 @pytest.mark.parametrize("other", [(0, 1), (1, 0)], ids=["next draw", "next index"])

@@ -65,6 +65,19 @@ def test_the_divergence_is_that_of_two_gaussians_in_bits():
     torch.testing.assert_close(found.error, torch.full((6,), 0.09))
 
 
+def test_the_bound_of_the_last_step_is_the_price_of_the_grey_levels():
+    """The sharper the belief, the fewer bits a right one costs and the more a wrong one, and none costs less than 0."""
+    mean_right, mean_wrong, narrow, wide = EPS, EPS + 3.0 / SCHEDULE.point(0).sigma, 0.0, 20.0
+    price = {
+        (mean, spread): terms(answer, torch.full_like(EPS, spread)).bound[0].item()
+        for mean, answer in (("right", mean_right), ("wrong", mean_wrong))
+        for spread in (narrow, wide)
+    }
+    assert min(price.values()) >= 0
+    assert price["right", narrow] < price["right", wide]
+    assert price["right", narrow] < price["wrong", narrow]
+
+
 def test_the_bound_leaves_the_noise_estimate_alone():
     answer, share = EPS.clone().requires_grad_(), torch.zeros_like(EPS, requires_grad=True)
     terms(answer, share).bound.sum().backward()

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from difflab.core.names import BetaName, SolverSpacing, Spacing
-from difflab.core.schedule import betas, grid_of, half_log_snr, make_schedule, path, solver_grid, timestep_grid
+from difflab.core.schedule import (
+    betas,
+    grid_of,
+    half_log_snr,
+    make_schedule,
+    path,
+    respaced_timesteps,
+    solver_grid,
+    timestep_grid,
+)
 from difflab.errors import DifflabError
 
 # beta_k for k = 0 .. n - 1 between b0 and b1, as written in ermongroup/ddim's documentation of its schedules.
@@ -173,6 +182,25 @@ def test_other_grids_equal_those_of_diffusers(spacing):
         scheduler.set_timesteps(steps)
         theirs = scheduler.timesteps.numpy()[:steps]  # their trailing grid can gain a timestep below zero by rounding
         np.testing.assert_array_equal(timestep_grid(1000, steps, spacing)[::-1], theirs)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 10, 250, 999, 1000])
+def test_respaced_timesteps_are_even_and_have_both_ends(steps):
+    kept = respaced_timesteps(1000, str(steps))
+    assert (len(kept), kept[0], kept[-1]) == (steps, 0, 999)
+    assert np.abs(kept - np.linspace(0, 999, steps)).max() <= 0.5 + 1e-6
+
+
+def test_respaced_sections_are_even_each_for_itself():
+    """Of 1,000 timesteps in three sections the first is one longer."""
+    kept = respaced_timesteps(1000, "3,1,4")
+    assert kept.tolist() == [0, 166, 333, 334, 667, 778, 888, 999]
+
+
+def test_ddims_respacing_is_a_whole_stride_from_zero():
+    assert np.array_equal(respaced_timesteps(1000, "ddim50"), np.arange(0, 1000, 20))
+    with pytest.raises(DifflabError, match="no integer stride leaves exactly 300 of 1000"):
+        respaced_timesteps(1000, "ddim300")
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -29,6 +30,35 @@ def test_the_first_degree_is_ddim():
     points = path(SCHEDULE, 12, "logsnr")
     for predicts in ("x0", "eps"):
         torch.testing.assert_close(end(DPMSolver(1, predicts), points), end(DDIM(), points), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("predicts", ["x0", "eps"])
+def test_the_third_degree_is_that_of_dpm_solvers_code(predicts):
+    """Its multistep third-order update, in its own notation: D1 and D2 from three estimates, and phi_1 to phi_3."""
+    points = [SCHEDULE.point(t) for t in (900, 700, 400, 150)]
+    x, states, visited, memory = START, [START], [], None
+    for now, nxt in itertools.pairwise(points):
+        step = DPMSolver(3, predicts).step(MIXTURE, x, now, nxt, None, memory)
+        visited.insert(0, getattr(step.estimate, predicts))
+        x, memory = step.x, step.memory
+        states.append(x)
+    s, t = points[-2:]
+    lambdas = [half_log_snr(point) for point in points[::-1]]
+    h, h0, h1 = -np.diff(lambdas)
+    r0, r1 = h0 / h, h1 / h
+    near, far = (visited[0] - visited[1]) / r0, (visited[1] - visited[2]) / r1
+    d1, d2 = near + r0 / (r0 + r1) * (near - far), (near - far) / (r0 + r1)
+    if predicts == "x0":
+        phi1 = math.expm1(-h)
+        phi2 = phi1 / h + 1
+        phi3 = phi2 / h - 0.5
+        expected = t.sigma / s.sigma * states[-2] - t.alpha * (phi1 * visited[0] - phi2 * d1 + phi3 * d2)
+    else:
+        phi1 = math.expm1(h)
+        phi2 = phi1 / h - 1
+        phi3 = phi2 / h - 0.5
+        expected = t.alpha / s.alpha * states[-2] - t.sigma * (phi1 * visited[0] + phi2 * d1 + phi3 * d2)
+    torch.testing.assert_close(states[-1], expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_second_degree_follows_a_straight_line_up_to_the_third_power_of_the_step():

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from difflab.data import films as module
-from difflab.data.clips import Window, describe_films, holds_films, open_clips
+from difflab.data.clips import Window, describe_films, open_clips
 from difflab.data.dataset import BrokenImageError, batches
+from difflab.data.film_sets import holds_films
 from difflab.data.films import Film, index_films, read_frames
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError

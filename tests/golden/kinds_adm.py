@@ -17,8 +17,9 @@ import difflab
 from difflab.core.noise import GivenNoise
 from difflab.core.posterior import Posteriors
 from difflab.core.schedule import Schedule, betas, make_schedule, respaced_timesteps
+from difflab.zoo.draw import Draw
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, walk
+from difflab.zoo.sampling import walk
 
 Arrays = dict[str, np.ndarray]
 Fill = Callable[[dict[str, list[int]], int], Arrays]

@@ -23,8 +23,9 @@ from difflab.train.ema import EMA
 from difflab.train.loop import optimise
 from difflab.train.optim import make_optimizer
 from difflab.zoo.codec import decode
+from difflab.zoo.draw import Draw
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, walk
+from difflab.zoo.sampling import walk
 
 Arrays = dict[str, np.ndarray]
 Fill = Callable[[dict[str, list[int]], int], Arrays]

@@ -31,9 +31,10 @@ from difflab.train.optim import make_optimizer
 from difflab.zoo.autoencoder import open_autoencoder
 from difflab.zoo.codec import LatentCodec, decode, encode
 from difflab.zoo.dit_files import SD_VAE
+from difflab.zoo.draw import Draw
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, walk
+from difflab.zoo.sampling import walk
 
 Arrays = dict[str, np.ndarray]
 Fill = Callable[[dict[str, list[int]], int], Arrays]

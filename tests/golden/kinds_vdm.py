@@ -18,12 +18,13 @@ from difflab.core.loss import diffusion_loss
 from difflab.core.noise import GivenNoise
 from difflab.core.prediction import add_noise
 from difflab.core.schedule import Point, make_schedule, timestep_grid
-from difflab.nets.unet3d import relative_buckets
+from difflab.nets.unet3d_attention import relative_buckets
 from difflab.train.config import OptimConfig
 from difflab.train.optim import make_optimizer
 from difflab.zoo.clips import interpolate
+from difflab.zoo.draw import Draw
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, walk
+from difflab.zoo.sampling import walk
 from difflab.zoo.text import mean_pooled
 from difflab.zoo.vdm_files import SCHEDULE, original, tables
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from difflab.nets.dit import DESIGNS, DiT, Told, position_table
-from difflab.zoo.families import DIT_NAMES, DiTConfig, dit_size
+from difflab.zoo.families import DiTConfig
+from difflab.zoo.sizes import DIT_NAMES, dit_size
 
 SMALL = {"input_size": 8, "hidden_size": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
 # Trainable parameters, in the order S, B, L, XL and patch 2, 4, 8, with 1000 classes and a learned variance.
@@ -51,6 +52,48 @@ def test_the_other_designs_have_the_papers_number_of_parameters(design, millions
     with torch.device("meta"):
         network = DiT(conditioning=design)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=1)
+
+
+def normed(h: torch.Tensor) -> torch.Tensor:
+    """Layer norm without weights, eps 1e-6."""
+    return (h - h.mean(-1, keepdim=True)) / (h.var(-1, unbiased=False, keepdim=True) + 1e-6).sqrt()
+
+
+@pytest.mark.parametrize("design", ["adaln-zero", "adaln-single", "adaln"])
+def test_a_branch_is_shifted_scaled_and_gated_as_the_paper_has_it(design):
+    """x + gate branch(norm(x) (1 + scale) + shift), of attention, then of the MLP; without -zero the gate is 1."""
+    block = opened(built(conditioning=design)).blocks[0]
+    x, c, shared = 0.01 * torch.randn(2, 16, 32), torch.randn(2, 32), torch.randn(2, 6, 32)  # so small that eps matters
+    if design == "adaln-single":
+        shift, scale, gate, shift2, scale2, gate2 = (shared + block.scale_shift_table)[:, :, None].unbind(1)
+    else:
+        parts = block.adaLN_modulation.linear(c)[:, None].split(32, dim=-1)
+        shift, scale, gate, shift2, scale2, gate2 = parts if design == "adaln-zero" else (*parts[:2], 1, *parts[2:], 1)
+    expected = x + gate * block.attn(normed(x) * (1 + scale) + shift)
+    expected = expected + gate2 * block.mlp(normed(expected) * (1 + scale2) + shift2)
+    torch.testing.assert_close(block(x, Told(c, torch.randn(2, 2, 32), shared)), expected)
+
+
+def test_a_branch_that_attends_to_the_condition_is_added_between_the_two():
+    block = built(conditioning="cross-attention").blocks[0]
+    x, sequence = torch.randn(2, 16, 32), torch.randn(2, 2, 32)
+    expected = x + block.attn(normed(x))
+    expected = expected + block.cross(normed(expected), sequence)
+    expected = expected + block.mlp(normed(expected))
+    torch.testing.assert_close(block(x, Told(torch.randn(2, 32), sequence)), expected)
+
+
+def test_places_are_told_by_the_table_alone():
+    """Without it, pictures whose patches are exchanged have answers whose patches are."""
+    network, (x, t, y) = opened(built()), inputs()
+
+    def differs() -> bool:
+        answer, rolled = network(x, t, y), network(x.roll(2, -1), t, y)
+        return not torch.allclose(answer.roll(2, -1), rolled, atol=1e-5)
+
+    assert differs()
+    network.pos_embed.zero_()
+    assert not differs()
 
 
 @pytest.mark.parametrize("design", DESIGNS)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from difflab.nets.layers import silu, sincos_embedding
+from difflab.nets.layers import cossin_embedding, silu, sincos_embedding
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0, 37.0, 499.5, 999.0])
@@ -17,6 +17,15 @@ def test_embedding_is_sines_then_cosines_at_geometric_rates(t, dim):
     found = sincos_embedding(torch.tensor([t]), dim)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found[0], torch.tensor(expected), rtol=0, atol=2e-4)  # angles are rounded to float32
+
+
+@pytest.mark.parametrize("span", [8, 7])
+def test_the_other_embedding_is_cosines_then_sines_at_the_rates_of_its_span(span):
+    angles = [37.0 * 10_000 ** (-k / span) for k in range(8)]
+    expected = [math.cos(a) for a in angles] + [math.sin(a) for a in angles]
+    torch.testing.assert_close(
+        cossin_embedding(torch.tensor([37]), 16, span)[0], torch.tensor(expected), rtol=0, atol=2e-5
+    )
 
 
 def test_integers_and_floats_are_the_same_timesteps():

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from difflab.nets.unet2d import AttentionBlock, Downsample, UNet2D, Upsample
+from difflab.nets.unet2d import AttentionBlock, Downsample, ResidualBlock, UNet2D, Upsample
 from difflab.zoo.official import SHIPPED, read_config
 
 SMALL = {"image_size": 8, "ch": 32, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (4,)}
@@ -158,6 +158,18 @@ def test_resampling_without_convolutions_is_a_mean_and_a_repetition():
     x = torch.arange(16.0).reshape(1, 1, 4, 4)
     assert Downsample(1, with_conv=False)(x)[0, 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
     assert torch.equal(Upsample(1, with_conv=False)(x), torch.kron(x, torch.ones(2, 2)))
+
+
+def test_a_residual_block_is_its_formula():
+    """x + conv(swish(norm(conv(swish(norm(x))) + proj(temb))))."""
+    torch.manual_seed(0)
+    block, x, temb = ResidualBlock(32, 32, 8, 0.0, groups=8), pictures(2, 32, 4), torch.randn(2, 8)
+
+    def swish(h: torch.Tensor) -> torch.Tensor:
+        return h * h.sigmoid()
+
+    h = block.conv1(swish(block.norm1(x))) + (temb @ block.temb_proj.weight.T + block.temb_proj.bias)[..., None, None]
+    torch.testing.assert_close(block(x, temb), x + block.conv2(swish(block.norm2(h))))
 
 
 def test_attention_is_one_softmax_over_all_pixels_with_scores_over_the_root_of_channels():

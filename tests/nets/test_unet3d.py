@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from difflab.nets.unet3d import ClipGroupNorm, UNet3D, relative_buckets, rotary_phases, rotate
+from difflab.nets.unet3d import ChannelRMS, Clip, ClipGroupNorm, ResidualBlock, UNet3D
+from difflab.nets.unet3d_attention import LinearAttention, relative_buckets, rotary_phases, rotate
 
 SMALL = {"image_size": 16, "dim": 8, "dim_mults": (1, 2), "attn_heads": 2, "attn_dim_head": 8}
 
@@ -32,7 +33,7 @@ def test_any_number_of_frames_and_any_side_that_can_be_halved(frames):
 def test_a_block_of_places_at_a_time_is_all_places_at_once(monkeypatch):
     net, x = network(), clips()
     whole = ask(net, x)
-    monkeypatch.setattr("difflab.nets.unet3d._AT_ONCE", 1)
+    monkeypatch.setattr("difflab.nets.unet3d_attention._AT_ONCE", 1)
     torch.testing.assert_close(ask(net, x), whole, rtol=1e-5, atol=1e-6)
 
 
@@ -42,7 +43,7 @@ def test_fused_attention_is_the_plain_products(changes, monkeypatch):
     net, x = network(**changes), clips()
     torch.nn.init.normal_(net.position_bias.weight)
     plain = ask(net, x)
-    monkeypatch.setattr("difflab.nets.unet3d._FEW_FRAMES", 0)
+    monkeypatch.setattr("difflab.nets.unet3d_attention._FEW_FRAMES", 0)
     torch.testing.assert_close(ask(net, x), plain, rtol=1e-4, atol=1e-5)
     net.position_bias.weight.data.zero_()
     assert not torch.allclose(ask(net, x), plain, atol=1e-3)
@@ -147,6 +148,59 @@ def test_group_norm_is_over_all_frames():
     found = norm(folded, 3).unflatten(0, (2, 3)).transpose(1, 2)
     expected = torch.nn.functional.group_norm(x, 2, norm.weight, norm.bias)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_norm_of_channels_leaves_a_root_mean_square_of_gamma():
+    norm, h = ChannelRMS(6), torch.randn(4, 6, 3, 3)
+    torch.testing.assert_close(norm(h, 2).square().mean(1), torch.ones(4, 3, 3))
+    torch.nn.init.constant_(norm.gamma, 3.0)
+    torch.testing.assert_close(norm(h, 2), 3.0 * h / h.square().mean(1, keepdim=True).sqrt())
+
+
+def test_a_residual_block_is_its_formula():
+    """h + swish(norm(conv(swish(norm(conv(h)) (1 + scale) + shift)))), told scale first, alike for all frames."""
+    torch.manual_seed(0)
+    block = ResidualBlock(8, 8, 4, "rms", 4)
+    h, swished = torch.randn(6, 8, 4, 4), torch.randn(2, 4)
+
+    def part(block: torch.nn.Module, h: torch.Tensor) -> torch.Tensor:
+        return block.norm(block.proj(h), 3)
+
+    def swish(h: torch.Tensor) -> torch.Tensor:
+        return h * h.sigmoid()
+
+    told = (swished @ block.mlp.weight.T + block.mlp.bias)[[0, 0, 0, 1, 1, 1]][..., None, None]
+    inner = swish(part(block.block1, h) * (1 + told[:, :8]) + told[:, 8:])
+    torch.testing.assert_close(block(h, swished, Clip(3, (3, 3))), h + swish(part(block.block2, inner)))
+
+
+def test_linear_attention_is_its_formula():
+    """softmax(q over features) / sqrt(d) @ (softmax(k over places)' v) for each head."""
+    torch.manual_seed(0)
+    layer, h = LinearAttention(8, 2), torch.randn(3, 8, 4, 5)
+    tokens = h.flatten(2).transpose(1, 2)
+    q, k, v = layer.to_qkv(layer.norm(tokens)).unflatten(-1, (3, 2, 32)).unbind(2)
+    told = torch.einsum("nphd,nphe->nhde", k.softmax(1), v)
+    mixed = torch.einsum("nphd,nhde->nphe", q.softmax(-1) / 32**0.5, told).flatten(2)
+    expected = h + layer.to_out(mixed).transpose(1, 2).view_as(h)
+    torch.testing.assert_close(layer(h), expected)
+
+
+def test_a_condition_comes_after_the_timesteps_code():
+    net = network(cond_dim=3)
+    condition = torch.randn(2, 3)
+    code = net._embed(torch.tensor([3.0, 700.0]), condition)
+    assert code.shape == (2, 35)
+    assert torch.equal(code[:, 32:], condition)
+
+
+def test_pairs_turn_more_slowly_the_further_they_lie_back():
+    """By p 10000^(-2 j / R) in frame p."""
+    turned = rotate(torch.tensor([1.0, 0.0] * 4).expand(3, 8), rotary_phases(3, 8, torch.device("cpu")))
+    for frame in range(3):
+        angles = [frame * 10_000 ** (-2 * pair / 8) for pair in range(4)]
+        expected = [f(a) for a in angles for f in (math.cos, math.sin)]
+        torch.testing.assert_close(turned[frame], torch.tensor(expected))
 
 
 def test_rotated_products_depend_on_the_distance_alone():

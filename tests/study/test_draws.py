@@ -10,7 +10,8 @@ from difflab.core.guidance import Guidance
 from difflab.errors import DifflabError
 from difflab.study import draws
 from difflab.study.draws import Share, draw_npz
-from difflab.zoo.sampling import Draw, labels_of, sample_batches
+from difflab.zoo.draw import Draw, labels_of
+from difflab.zoo.sampling import sample_batches
 
 DRAW = Draw("ddpm", 3, guidance=Guidance(2.0))
 

@@ -12,7 +12,7 @@ from difflab.errors import DifflabError
 from difflab.study.run import run_study
 from difflab.study.spec import Study
 from difflab.zoo.checkpoint import save_checkpoint
-from difflab.zoo.sampling import Draw, labels_of
+from difflab.zoo.draw import Draw, labels_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:FD:UserWarning")
 

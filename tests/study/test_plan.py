@@ -27,9 +27,10 @@ from difflab.study.store import Store
 from difflab.study.trial import measured_here
 from difflab.study.work import gradient, work_of
 from difflab.zoo.card import Card
-from difflab.zoo.families import DiTConfig, dit_size
+from difflab.zoo.families import DiTConfig
 from difflab.zoo.outline import known_card, outline_classifier, outline_of
 from difflab.zoo.registry import entries
+from difflab.zoo.sizes import dit_size
 
 META = torch.device("meta")
 PAPER = sorted(p.stem for p in (Path(__file__).parents[2] / "src/difflab/study/presets/paper").glob("*.yaml"))

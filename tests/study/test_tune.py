@@ -10,8 +10,8 @@ from tests.zoo.dits import tiny_dit
 from difflab.core.names import calls_a_step
 from difflab.errors import DifflabError
 from difflab.study.tune import CHOOSE, REPORT, SCREEN, candidates, tune
+from difflab.zoo.draw import Draw, calls_of
 from difflab.zoo.load import load
-from difflab.zoo.sampling import Draw, calls_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:FD:UserWarning")
 

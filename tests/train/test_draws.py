@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from difflab.data.clips import Clips, Listed, Window
+from difflab.data.clips import Clips, Window
 from difflab.data.dataset import Item, Transform
+from difflab.data.film_sets import Listed
 from difflab.data.shapes import SIZES, Shapes
 from difflab.data.shapes_clips import DIRECTIONS, ShapesClips
 from difflab.train.config import AnyRecipe, parse_recipe

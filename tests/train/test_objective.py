@@ -6,18 +6,16 @@ import torch
 
 from difflab.core.loss import antithetic_timesteps, hybrid_terms
 from difflab.core.prediction import add_noise, target
-from difflab.data.shapes import COLOURS, Shapes, sample_scenes
+from difflab.data.shapes import COLOURS, Shapes
 from difflab.errors import DifflabError
+from difflab.train.checks import check_data
 from difflab.train.config import AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe
 from difflab.train.draws import Draws, Of
 from difflab.train.feed import Batch
 from difflab.train.objective import (
-    SCENE_HEADS,
     AutoencoderObjective,
     DiffusionObjective,
     FeaturesObjective,
-    check_classes,
-    scene_targets,
 )
 from difflab.train.shapes_denoiser import ShapesDenoiser
 
@@ -87,24 +85,6 @@ def test_uniform_timesteps_are_not_paired(recipe):
     assert t.min() >= 0
     assert t.max() < 1000
     assert not torch.equal(t[33:], 999 - t[:31])
-
-
-def test_scene_targets_are_the_attributes_and_minus_one_for_an_absent_shape():
-    indices = np.arange(200)
-    scenes, targets = sample_scenes(0, indices), scene_targets(0, indices)
-    one = scenes.count == 1
-    assert targets["count"].tolist() == (scenes.count - 1).tolist()
-    assert targets["main colour"].tolist() == scenes.colour[:, 0].tolist()
-    assert targets["main place"].tolist() == (scenes.row[:, 0] * 3 + scenes.column[:, 0]).tolist()
-    for name in ("other kind", "other colour", "other size", "other place"):
-        assert (targets[name].numpy() == -1).tolist() == one.tolist(), name
-    assert targets["other kind"][~torch.from_numpy(one)].tolist() == scenes.kind[~one, 1].tolist()
-
-
-def test_the_heads_that_are_allowed_are_the_ones_that_have_targets():
-    targets = scene_targets(0, np.arange(4000))
-    assert targets.keys() == SCENE_HEADS.keys()
-    assert {name: int(values.max()) + 1 for name, values in targets.items()} == SCENE_HEADS
 
 
 def features_recipe(**changes) -> FeaturesRecipe:
@@ -183,9 +163,9 @@ def test_with_one_class_there_is_nothing_to_tell():
 
 def test_more_classes_than_the_network_is_told_apart_by_are_refused():
     with pytest.raises(DifflabError, match=r"the data have 20 classes, but the network is told 5 apart.*to 20"):
-        check_classes(latent_recipe(), Shapes())
-    check_classes(latent_recipe(network={"num_classes": 20}), Shapes())
-    check_classes(latent_recipe(network={"num_classes": 1}), Shapes())
+        check_data(latent_recipe(), Shapes())
+    check_data(latent_recipe(network={"num_classes": 20}), Shapes())
+    check_data(latent_recipe(network={"num_classes": 1}), Shapes())
 
 
 def test_parts_of_a_batch_have_the_loss_of_the_whole():

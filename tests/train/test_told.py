@@ -15,12 +15,13 @@ from difflab.data.captions import WORDS, clip_captions, judge_clips, judge_scene
 from difflab.data.shapes import Shapes, recognise
 from difflab.data.shapes_clips import ShapesClips, recognise_clips
 from difflab.errors import DifflabError
+from difflab.train.answers import READ
 from difflab.train.config import folder_of, parse_recipe, read_recipe
 from difflab.train.draws import Draws
 from difflab.train.feed import Batch, Feed, captions_in
 from difflab.train.loop import CHECKPOINT, Trainer
 from difflab.train.motions_denoiser import MotionsDenoiser, known_of_captions
-from difflab.train.objective import READ, DiffusionObjective, TextObjective
+from difflab.train.objective import DiffusionObjective, TextObjective
 from difflab.train.run import train
 from difflab.zoo.text import open_text_encoder
 
@@ -129,6 +130,16 @@ def test_a_text_encoder_sees_sentences_about_scenes_and_clips_and_answers_of_eac
         assert answers["first kind"][i] == 1 + claim.things[0].kind
         assert answers["direction"][i] == (0 if claim.direction is None else 1 + claim.direction)
         assert (answers["second kind"][i] > 0) == (len(claim.things) == 2)
+
+
+def test_pictures_that_nobody_looks_at_are_not_drawn(monkeypatch):
+    """And what a text encoder sees is the same as beside them."""
+    fields = {"kind": "text", "name": "t", "data": {"source": "shapes", "flip": False}, "steps": 1}
+    objective, draws = TextObjective(parse_recipe(fields, "t")), Draws(0, 3, 4)
+    beside = objective.draw(Feed(Shapes(), 4, 0).at(3), draws, torch.device("cpu"))
+    monkeypatch.setattr(Shapes, "batch", lambda *_: pytest.fail("pictures were drawn"))
+    blind = objective.draw(Feed(Shapes(), 4, 0, looks=objective.looks).at(3), draws, torch.device("cpu"))
+    assert all(torch.equal(a, b) for a, b in zip(beside, blind, strict=True))
 
 
 def test_a_text_encoder_may_see_one_sentence_at_a_time(tmp_path):
@@ -245,6 +256,7 @@ def test_parts_of_a_batch_have_the_loss_of_the_whole():
     [
         ("pictures", {"network": {"cond_dim": None}}, "set network.cond_dim to its width"),
         ("pictures", {"text_encoder": None}, "network.cond_dim is 64, but nothing makes vectors of captions"),
+        ("pictures", {"network": {"num_classes": 20}}, "told captions instead of classes; leave num_classes out"),
         ("pictures", {"data": {"flip": True}}, "a mirrored scene is not what its caption says"),
         ("clips", {"data": {"flip": True}}, "a mirrored scene is not what its caption says"),
         ("pictures", {"network": {"input_size": 32}, "data": {"size": 32}, "target": "exact"},

@@ -7,7 +7,8 @@ import difflab
 from difflab.errors import DifflabError
 from difflab.nets.adm import ADM
 from difflab.zoo.adm_files import network_fields, read_adm
-from difflab.zoo.families import ADM_NAMES, ADMConfig, ScheduleConfig, adm_size
+from difflab.zoo.families import ADMConfig, ScheduleConfig
+from difflab.zoo.sizes import ADM_NAMES, adm_size
 
 SMALL = {
     "image_size": 16, "num_channels": 32, "num_res_blocks": 2, "channel_mult": (0.5, 1, 2), "num_classes": 5,

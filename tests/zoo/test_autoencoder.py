@@ -8,7 +8,8 @@ import torch
 
 from difflab.data.shapes import Shapes, recognise
 from difflab.errors import DifflabError
-from difflab.zoo.autoencoder import AutoencoderCard, AutoencoderConfig, open_autoencoder, save_autoencoder
+from difflab.zoo.autoencoder import AutoencoderCard, AutoencoderConfig, open_autoencoder
+from difflab.zoo.checkpoint import write_with_card
 from difflab.zoo.codec import LatentCodec, decode, encode
 
 
@@ -52,7 +53,7 @@ def test_one_of_ours_is_read_from_its_file(tmp_path):
     config = AutoencoderConfig(image_size=16, widths=(8,), patch=4)
     network = KLAutoencoder(**config.model_dump())
     path = tmp_path / "mine.safetensors"
-    save_autoencoder(path, AutoencoderCard(name="mine", network=config, scale=0.5), network.state_dict())
+    write_with_card(path, AutoencoderCard(name="mine", network=config, scale=0.5), network.state_dict())
     found = open_autoencoder(str(path))
     assert (found.factor, found.channels, found.scale) == (4, 4, 0.5)
     assert found.weights_hash() == open_autoencoder(str(path)).weights_hash()

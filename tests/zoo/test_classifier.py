@@ -12,10 +12,11 @@ from difflab.errors import DifflabError
 from difflab.nets.adm import ADM, NoisyClassifier
 from difflab.zoo.card import Card
 from difflab.zoo.classifier import Classifier, classifier_fields, open_classifier
+from difflab.zoo.draw import Draw, labels_of, plan
 from difflab.zoo.families import ADMConfig
 from difflab.zoo.model import Model, build_model
 from difflab.zoo.registry import home
-from difflab.zoo.sampling import Draw, labels_of, plan, sample_batches
+from difflab.zoo.sampling import sample_batches
 
 RELEASED = {
     64: {"num_res_blocks": 4, "channel_mult": (1, 2, 3, 4)},

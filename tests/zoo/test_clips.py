@@ -17,10 +17,11 @@ from difflab.data.shapes_clips import recognise_clips
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card
 from difflab.zoo.clips import Extension, batches_of, blocks_of, complete, extend
+from difflab.zoo.draw import Draw
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.load import load
 from difflab.zoo.model import Model, build_model
-from difflab.zoo.sampling import Draw, sample, seeded_noise
+from difflab.zoo.sampling import sample, seeded_noise
 
 CORRELATION = 0.8
 

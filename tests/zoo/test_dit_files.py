@@ -48,7 +48,8 @@ def test_shapes_tell_all_of_a_state_dict_but_its_heads(tmp_path, design, learn_s
 
 def test_published_sizes_need_not_be_told(tmp_path):
     from difflab.zoo.dit_files import network_fields
-    from difflab.zoo.families import FAMILIES, DiTConfig, dit_size
+    from difflab.zoo.families import FAMILIES, DiTConfig
+    from difflab.zoo.sizes import dit_size
 
     with torch.device("meta"):
         network = FAMILIES["dit"].build(DiTConfig(**dit_size("DiT-B/4"), num_classes=10))

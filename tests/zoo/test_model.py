@@ -11,9 +11,10 @@ from difflab.core.sampler import final
 from difflab.errors import DifflabError
 from difflab.hashing import hash_weights
 from difflab.zoo.codec import decode
+from difflab.zoo.draw import Draw
 from difflab.zoo.families import ScheduleConfig
 from difflab.zoo.model import Model, build_model
-from difflab.zoo.sampling import Draw, sample, sample_batches, seeded_noise, walk
+from difflab.zoo.sampling import sample, sample_batches, seeded_noise, walk
 
 SHAPE = (3, 8, 8)
 

@@ -17,9 +17,10 @@ from difflab.data.shapes_clips import recognise_clips
 from difflab.errors import DifflabError
 from difflab.zoo.card import Card, TextConfig
 from difflab.zoo.clips import complete
+from difflab.zoo.draw import Draw, calls_of, told_of
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
 from difflab.zoo.model import Model, build_model
-from difflab.zoo.sampling import Draw, calls_of, denoiser_of, sample_batches, told_of
+from difflab.zoo.sampling import denoiser_of, sample_batches
 
 PROMPTS = ("a red circle", "", "a large blue cross at the left")
 

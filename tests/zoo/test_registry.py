@@ -11,7 +11,7 @@ from difflab.zoo.registry import (
     find,
     find_features,
     home,
-    known_classifiers,
+    known,
     known_names,
     list_models,
     shipped_statistics,
@@ -56,7 +56,7 @@ def test_files_of_guided_and_improved_diffusion_are_known(name, file, kind, tmp_
     assert (entry.kind, entry.path) == (kind, None)
     assert entry.url == f"https://openaipublic.blob.core.windows.net/diffusion/{file}"
     assert (entry.name in known_names()) == (kind == "official")
-    assert (entry.name in known_classifiers()) == (kind == "classifier")
+    assert (entry.name in known("classifier")) == (kind == "classifier")
     monkeypatch.chdir(tmp_path)
     theirs = put(tmp_path / "models" / Path(file).name)
     assert find(name).path.resolve() == theirs

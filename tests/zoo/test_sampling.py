@@ -10,8 +10,9 @@ from tests.zoo.dits import tiny_dit
 import difflab
 from difflab.core.guidance import Guidance
 from difflab.errors import DifflabError
+from difflab.zoo.draw import Draw, calls_of, labels_of, plan
 from difflab.zoo.families import ScheduleConfig
-from difflab.zoo.sampling import Draw, calls_of, labels_of, plan, sample_batches
+from difflab.zoo.sampling import sample_batches
 
 
 @pytest.fixture(scope="module")

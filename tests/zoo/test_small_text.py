@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from difflab.data.captions import clip_captions, scene_captions
 from difflab.errors import DifflabError
 from difflab.nets.text import SmallText
-from difflab.train.objective import claimed
-from difflab.zoo.checkpoint import KEY
-from difflab.zoo.registry import find, known_names, known_text_encoders
-from difflab.zoo.text import SmallTextCard, SmallTextConfig, SmallTextEncoder, open_text_encoder, save_text_encoder
+from difflab.train.answers import claimed
+from difflab.zoo.checkpoint import KEY, write_with_card
+from difflab.zoo.registry import find, known, known_names
+from difflab.zoo.text import SmallTextCard, SmallTextConfig, SmallTextEncoder, open_text_encoder
 
 UNSEEN = 54_321  # seed of sentences that it was not trained on
 
@@ -44,16 +44,6 @@ def test_the_shipped_encoder_reads_sentences_it_has_not_seen(encoder):
     for name, head in encoder.network.heads.items():
         right &= head(packed[:, 0]).argmax(1).numpy() == np.array([answers[name] for answers in expected])
     assert right.mean() >= 0.999
-
-
-def test_answers_are_asked_for_only_where_there_are_some():
-    assert claimed("a small red circle above a cross on a white background") == {
-        "first kind": 1, "first colour": 1, "first size": 1, "first place": 0,
-        "second kind": 4, "second colour": 0, "second size": 0, "second place": 0,
-        "relation": 1, "background": 3, "direction": 0, "speed": 0,
-    }  # fmt: skip
-    said = claimed("a square moves up fast")
-    assert {name for name, answer in said.items() if answer} == {"first kind", "direction", "speed"}
 
 
 def test_a_caption_does_not_depend_on_those_beside_it(encoder, monkeypatch):
@@ -98,7 +88,7 @@ def test_a_word_it_does_not_know_is_refused_in_a_sentence(encoder):
 
 
 def test_it_is_known_by_name_but_is_no_model():
-    assert "shapes-text" in known_text_encoders()
+    assert "shapes-text" in known("text")
     assert "shapes-text" not in known_names()
     with pytest.raises(DifflabError, match=r"no such text encoder.*Did you mean 'shapes-text'\?"):
         open_text_encoder("shapes-txet")
@@ -106,7 +96,7 @@ def test_it_is_known_by_name_but_is_no_model():
 
 def test_one_of_ours_is_read_from_its_file(card, tmp_path):
     path = tmp_path / "mine.safetensors"
-    save_text_encoder(path, card, state_of(card))
+    write_with_card(path, card, state_of(card))
     found = open_text_encoder(str(path))
     assert (found.card, found.width, found.length) == (card, 8, 4)
     network = SmallText(**card.network.model_dump()).eval()
@@ -114,14 +104,14 @@ def test_one_of_ours_is_read_from_its_file(card, tmp_path):
     numbers, _ = network.numbered(["a dog"])
     torch.testing.assert_close(found.encode(["a dog"])[0, 1:4], network(numbers).tokens[0, :3])
     other = {name: value + 1 for name, value in state_of(card).items()}
-    save_text_encoder(tmp_path / "other.safetensors", card, other)
+    write_with_card(tmp_path / "other.safetensors", card, other)
     assert open_text_encoder(str(tmp_path / "other.safetensors")).weights_hash() != found.weights_hash()
     assert not next(found.network.parameters()).requires_grad
 
 
 def test_what_is_no_text_encoder_of_ours_is_refused_in_a_sentence(card, tmp_path):
     whole, state = tmp_path / "whole.safetensors", state_of(card)
-    save_text_encoder(whole, card, state)
+    write_with_card(whole, card, state)
     (tmp_path / "cut.safetensors").write_bytes(whole.read_bytes()[:-100])
     (tmp_path / "words.txt").write_text("a dog")
     (tmp_path / "empty").mkdir()

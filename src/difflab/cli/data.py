@@ -20,7 +20,7 @@ def names(context: typer.Context) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from difflab.data.clips import FILM_SETS
+    from difflab.data.film_sets import FILM_SETS
     from difflab.data.sources import KNOWN, REFERENCE_BATCHES, SHAPES, data_root
 
     table = Table("name", "here", Column("where", overflow="fold"), Column("from", overflow="fold"), box=None)
@@ -46,8 +46,9 @@ def show(
     skip_broken: SkipBroken = False,
 ) -> None:
     """Say what a source is taken for; decode all of it once, or of films look into each, so that what is broken is known."""
-    from difflab.data.clips import describe_films, holds_films
+    from difflab.data.clips import describe_films
     from difflab.data.dataset import Captioned, batches
+    from difflab.data.film_sets import holds_films
     from difflab.data.sources import open_data
     from difflab.data.writers import save_samples
     from difflab.errors import DifflabError

@@ -14,9 +14,9 @@ import typer
 from difflab.cli.options import Batch, Device, pick_device
 
 if TYPE_CHECKING:
+    from difflab.zoo.draw import Draw
     from difflab.zoo.model import Model
     from difflab.zoo.official import OfficialConfig
-    from difflab.zoo.sampling import Draw
 
 _SAMPLERS = {"generalized": "ddim", "ddpm_noisy": "ddpm-noisy"}
 _PRETRAINED = {
@@ -87,7 +87,7 @@ def ddim(
 
 
 def _draw(model: Model, sample_type: str, skip_type: str, timesteps: int, eta: float) -> Draw:
-    from difflab.zoo.sampling import Draw, grid_note, plan
+    from difflab.zoo.draw import Draw, grid_note, plan
 
     eta = eta if sample_type == "generalized" else 0.0  # the official code ignores it there
     draw = Draw(_SAMPLERS[sample_type], timesteps, eta, skip_type, official_grid=True)  # type: ignore[arg-type]

@@ -15,9 +15,9 @@ import typer
 from difflab.cli.options import Device, pick_device
 
 if TYPE_CHECKING:
+    from difflab.zoo.draw import Classes as Asked
+    from difflab.zoo.draw import Draw
     from difflab.zoo.model import Model
-    from difflab.zoo.sampling import Classes as Asked
-    from difflab.zoo.sampling import Draw
 
 app = typer.Typer(help="Run a command written for facebookresearch/DiT.", no_args_is_help=True)
 
@@ -121,7 +121,8 @@ def train(
     from difflab.train.config import DataConfig, DiffusionRecipe, OptimConfig
     from difflab.train.run import check_begun
     from difflab.train.run import train as run
-    from difflab.zoo.families import DiTConfig, dit_size
+    from difflab.zoo.families import DiTConfig
+    from difflab.zoo.sizes import dit_size
 
     if image_size not in (256, 512):
         raise DifflabError(f"--image-size is {image_size}, but must be 256 or 512.")
@@ -152,8 +153,8 @@ def train(
 
 def _model(name: str, ckpt: str | None, image_size: int, num_classes: int, vae: str, device: str | None) -> Model:
     from difflab.errors import DifflabError
-    from difflab.zoo.families import dit_size
     from difflab.zoo.load import load
+    from difflab.zoo.sizes import dit_size
 
     if image_size not in (256, 512):
         raise DifflabError(f"--image-size is {image_size}, but must be 256 or 512.")
@@ -174,6 +175,6 @@ def _vae(name: str) -> str:
 
 def _draw(steps: int, scale: float, classes: Asked) -> Draw:
     from difflab.core.guidance import Guidance
-    from difflab.zoo.sampling import Draw
+    from difflab.zoo.draw import Draw
 
     return Draw("ddpm", steps, spacing="respaced", classes=classes, guidance=Guidance(scale, channels=3))

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from difflab.zoo.clips import Extension
+    from difflab.zoo.draw import Classes, Draw
     from difflab.zoo.model import Model
-    from difflab.zoo.sampling import Classes, Draw
 
 
 def sample(
@@ -62,8 +62,9 @@ def sample(
     from difflab.core.guidance import Guidance
     from difflab.data.writers import check_target
     from difflab.errors import DifflabError
+    from difflab.zoo.draw import Draw, grid_note
     from difflab.zoo.load import load
-    from difflab.zoo.sampling import Draw, beside, grid_note, scale_beside
+    from difflab.zoo.sampling import beside, scale_beside
 
     if init_frames is not None and init_frames.exists() and out.resolve() == init_frames.resolve():
         raise DifflabError(f"{out}: these are the frames to begin with themselves; write the clips to another file.")

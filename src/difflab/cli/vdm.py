@@ -39,8 +39,9 @@ def sample(
     from difflab.core.guidance import Guidance
     from difflab.data.writers import check_target, save_samples
     from difflab.errors import DifflabError
+    from difflab.zoo.draw import Draw
     from difflab.zoo.load import load
-    from difflab.zoo.sampling import Draw, sample_batches
+    from difflab.zoo.sampling import sample_batches
 
     told = {"image_size": image_size, "num_frames": num_frames}
     config = {name: value for name, value in told.items() if value is not None} or None

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from difflab.core.denoiser import Denoise, Estimate
 from difflab.core.noise import Noise
+from difflab.core.prediction import add_noise, to_eps
 from difflab.core.schedule import Point
 from difflab.errors import DifflabError
 
@@ -53,7 +54,7 @@ class Reconstruction:
             self._fresh = at, self.noise.draw(_APART + self._places)[:, :, :n]
             self._places += 1
         fresh = self._fresh[1]
-        z = torch.cat([at.alpha * self.known + at.sigma * fresh, x[:, :, n:]], dim=2)
+        z = torch.cat([add_noise(self.known, fresh, at), x[:, :, n:]], dim=2)
         if self.weight == 0.0:
             estimate = self.denoise(z, at)
             moved = estimate.x0[:, :, n:]
@@ -67,4 +68,4 @@ class Reconstruction:
             z = z.detach()
         x0 = torch.cat([self.known, moved.clamp(-1.0, 1.0) if self.clip else moved], dim=2)
         share = None if estimate.variance_share is None else estimate.variance_share.detach()
-        return Estimate(x0, (z - at.alpha * x0) / at.sigma, share)
+        return Estimate(x0, to_eps(x0, z, at, "x0"), share)

@@ -165,10 +165,7 @@ def solver_grid(schedule: Schedule, steps: int, spacing: SolverSpacing) -> np.nd
 
     Raises DifflabError unless 1 <= steps <= T.
     """
-    if not 1 <= steps <= schedule.timesteps:
-        raise DifflabError(
-            f"steps is {steps}, but must lie between 1 and the model's {schedule.timesteps} training timesteps."
-        )
+    _check_steps(steps, schedule.timesteps)
     levels = schedule.half_log_snrs
     first = max(0, int(np.count_nonzero(levels >= _LEAST_HALF_LOGSNR)) - 1)
     if spacing == "time-uniform":
@@ -197,8 +194,7 @@ def timestep_grid(
 
     Raises DifflabError unless 1 <= steps <= T, or for a spacing that has no official form.
     """
-    if not 1 <= steps <= timesteps:
-        raise DifflabError(f"steps is {steps}, but must lie between 1 and the model's {timesteps} training timesteps.")
+    _check_steps(steps, timesteps)
     if spacing == "respaced":
         if steps == 1:
             raise DifflabError(
@@ -253,6 +249,11 @@ def respaced_timesteps(timesteps: int, respacing: str) -> np.ndarray:
             place += gap
         start += size
     return np.array(kept)
+
+
+def _check_steps(steps: int, timesteps: int) -> None:
+    if not 1 <= steps <= timesteps:
+        raise DifflabError(f"steps is {steps}, but must lie between 1 and the model's {timesteps} training timesteps.")
 
 
 def _count(text: str, respacing: str) -> int:

@@ -51,8 +51,8 @@ class DPMSolver:
     """DPM-Solver++ (Lu et al. 2022b), multistep: a polynomial through the last estimates, integrated exactly.
 
     degree: 1 to 3, of which 1 is DDIM and 2 is "2M", and 3 is as in its code, whose curvature is half of Taylor's;
-    predicts: what is interpolated, `x0` for DPM-Solver++, `eps` for
-    DPM-Solver (Lu et al. 2022a). The first steps have fewer estimates and so a lower degree.
+    predicts: what is interpolated, `x0` for DPM-Solver++, `eps` for DPM-Solver (Lu et al. 2022a). The first steps have
+    fewer estimates and so a lower degree.
     """
 
     stochastic: ClassVar[bool] = False

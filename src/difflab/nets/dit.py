@@ -260,7 +260,7 @@ class DiT(nn.Module):
         depth, num_heads, mlp_ratio: blocks, attention heads, width of the MLPs in units of D.
         class_dropout_prob: how often training hides the class (see `train.objective`); above 0 the label table has a
             row for "no class", number num_classes. The network itself drops nothing.
-        num_classes: rows of the label table, apart from that one.
+        num_classes: rows of the label table, apart from that one; without meaning where captions are told.
         cond_dim: width of the vectors of captions, which take the place of classes; None is classes.
         caption: how the tokens of a caption enter, besides its vector.
         learn_sigma: whether the variance is learned.

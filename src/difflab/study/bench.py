@@ -14,9 +14,9 @@ import numpy as np
 
 from difflab.core.guidance import Guidance
 from difflab.data.captions import clip_captions, scene_captions
-from difflab.data.clips import FILM_SETS
 from difflab.data.dataset import Captioned, Dataset
 from difflab.data.excerpts import last_frames, single_frames
+from difflab.data.film_sets import FILM_SETS
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
 from difflab.devices import home
@@ -34,9 +34,9 @@ from difflab.study.store import Store
 from difflab.study.truth import spoken_of
 from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.clips import Extension, batches_of, blocks_of
+from difflab.zoo.draw import Draw, calls_of, check_conditions, plan, spacing_of
 from difflab.zoo.load import load
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, calls_of, check_conditions, plan, spacing_of
 
 CAPTIONS_SEED = 3  # of the scenes and clips that models of captions are asked for
 

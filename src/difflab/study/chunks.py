@@ -18,7 +18,7 @@ from difflab.study.plan import Plan
 from difflab.study.record import machine
 from difflab.study.spec import Settings, key_of, parts_of
 from difflab.study.truth import checked
-from difflab.zoo.sampling import labels_of
+from difflab.zoo.draw import labels_of
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from difflab.errors import DifflabError
 from difflab.study.spec import parts_of
 from difflab.study.store import read_json
 from difflab.zoo.clips import Extension, batches_of
+from difflab.zoo.draw import Draw, labels_of, plan
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import Draw, labels_of, plan
 
 CHUNK = 256  # pictures, or frames of clips, written at a time
 _RECORD = "run.json"

@@ -31,7 +31,7 @@ from difflab.score.moments import Moments
 from difflab.score.scores import Score
 from difflab.score.statistics import Statistics, load_statistics, save_statistics
 from difflab.study.spec import key_of
-from difflab.zoo.registry import find_features, known_features, shipped_statistics
+from difflab.zoo.registry import find_features, known, shipped_statistics
 
 SHAPES = "shapes"
 SHAPES_REFERENCE = {"count": 20_000, "seed": 1}  # drawn apart from the trainings' scenes, which use seed 0
@@ -83,7 +83,7 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
             if name == INCEPTION
             else f"the features {name} are not on this machine; get them with `difflab models fetch {name}`."
             if name in FVD_FEATURES
-            else f"the features {name!r} are not known.{suggest(name, known_features())}"
+            else f"the features {name!r} are not known.{suggest(name, known('features'))}"
         )
     return load_extractor(name, weights=weights, device=device)
 

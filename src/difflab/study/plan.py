@@ -22,7 +22,7 @@ from difflab.study.outline import Outline, sketch
 from difflab.study.scoring_cost import scoring_seconds
 from difflab.study.spec import Scalar, Settings, Study, parts_of
 from difflab.study.trial import measured_here
-from difflab.zoo.sampling import calls_of
+from difflab.zoo.draw import calls_of
 
 OPERATIONS = Throughput("cpu", 1.0, 1.0, 1.0, None, "one operation a second")  # where only ratios of times count
 _CONTEXT = 0.6 * 2**30  # bytes that CUDA and its libraries take before any tensor, an assumption

@@ -20,7 +20,7 @@ from difflab.score.scores import metric_name
 from difflab.study.bench import Bench, draw_of
 from difflab.study.measure import SHAPES
 from difflab.study.spec import SAID, Metric, Settings, Study
-from difflab.zoo.sampling import grid_note
+from difflab.zoo.draw import grid_note
 
 Timings = Sequence[Sequence[Mapping[str, Any]]]  # of cells, of their chunks
 

@@ -39,7 +39,7 @@ Scalar = int | float | str | bool | None
 
 
 class Settings(BaseModel):
-    """One setting of the sampler and the count: what a cell varies. See `zoo.sampling.Draw` for the sampler's part.
+    """One setting of the sampler and the count: what a cell varies. See `zoo.draw.Draw` for the sampler's part.
 
     calls: network calls a sample at most, in the place of steps, which are then as many as that allows; guidance, which
     makes each call twice, is not counted.
@@ -47,7 +47,7 @@ class Settings(BaseModel):
     For models that are told classes: classes: `random` by seed and index, or `balanced`, in turn; guidance: its scale,
     1 is off; guidance_channels, guidance_low, guidance_high, guidance_rescale, guidance_course: see `core.guidance`.
 
-    gamma, corrector: see `zoo.sampling.Draw`; classifier_scale: of the study's classifier, 0 or None is none.
+    gamma, corrector: see `zoo.draw.Draw`; classifier_scale: of the study's classifier, 0 or None is none.
 
     frames: of clips, None is as many as the model was trained on; extend: to how many frames they are then
     continued, block by block, each of which begins with the last `overlap` frames before it, with `reconstruction` as

@@ -15,10 +15,11 @@ from difflab.study.disk import picture_of
 from difflab.study.outline import Outline, look, outline_extractor, told_nothing
 from difflab.study.record import machine
 from difflab.zoo.autoencoder import open_autoencoder
+from difflab.zoo.draw import Draw
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.model import Model
 from difflab.zoo.registry import find
-from difflab.zoo.sampling import Draw, seeded_noise, walk
+from difflab.zoo.sampling import seeded_noise, walk
 
 _STEPS = 4
 _A_PASS = {"cpu": 4e10, "cuda": 4e12}  # operations of a pass that is timed: about half a second

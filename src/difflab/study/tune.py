@@ -24,8 +24,8 @@ from difflab.study.result import Result, Row
 from difflab.study.run import Watch, run_benches
 from difflab.study.spec import Metric, Settings, Study, steps_within
 from difflab.study.store import Store
+from difflab.zoo.draw import plan
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import plan
 
 SAMPLERS: tuple[SamplerName, ...] = ("ddim", "ddpm", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc")
 GRIDS: tuple[Spacing, ...] = ("trailing", "logsnr", "karras", "time-uniform", "time-quadratic")

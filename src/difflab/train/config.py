@@ -18,13 +18,21 @@ from difflab.data.clips import Short
 from difflab.data.dataset import Crop
 from difflab.data.shapes import CLASSES
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
+from difflab.data.transforms import Dequantization
 from difflab.errors import DifflabError, suggest
 from difflab.validation import plain_name, validated, yaml_mapping
 from difflab.zoo.autoencoder import AutoencoderConfig
-from difflab.zoo.families import FamilyName, NetworkConfig, ScheduleConfig, UNet3DConfig, network_config
+from difflab.zoo.families import (
+    DiTConfig,
+    FamilyName,
+    NetworkConfig,
+    Positive,
+    ScheduleConfig,
+    UNet3DConfig,
+    network_config,
+)
 from difflab.zoo.registry import Folder
 
-Positive = Annotated[int, Gt(0)]
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 Memory = Annotated[float, Ge(0.0), Lt(1.0)]  # of a running mean
 Channels = Annotated[int, Gt(0), MultipleOf(8)]  # for group norm
@@ -48,7 +56,7 @@ class DataConfig(_Strict):
     split: str | None = "train"
     flip: bool = True
     seed: Annotated[int, Ge(0), Lt(2**63)] = 0
-    dequantization: Literal["uniform", "gaussian"] | None = None
+    dequantization: Dequantization | None = None
     frames: Positive | None = None
     stride: Positive = 1
     fps: Annotated[float, Gt(0.0)] | None = None
@@ -192,6 +200,11 @@ class DiffusionRecipe(Recipe):
         if self.text_encoder is not None and width is None:
             raise ValueError(
                 "text_encoder is given, but the network is told no captions; set network.cond_dim to its width"
+            )
+        if isinstance(self.network, DiTConfig) and self.network.classes_are_told_in_vain:
+            raise ValueError(
+                f"network.num_classes is {self.network.num_classes}, but with cond_dim the network is told captions "
+                "instead of classes; leave num_classes out"
             )
         if self.text_encoder is None and width is not None:
             raise ValueError(f"network.cond_dim is {width}, but nothing makes vectors of captions; give a text_encoder")

@@ -49,6 +49,7 @@ class Feed:
         seed: of the order and the mirroring.
         flip: mirror each picture with probability one half.
         images: how many single frames of other clips follow each clip's own frames.
+        looks: whether pictures are read; without, they are empty, and labels -1.
         captions: whether batches have captions; of several that an item has, one at random.
         rank, world: this device's number and how many there are.
         workers: threads that decode; None is one for each processor, 16 at most.
@@ -62,17 +63,18 @@ class Feed:
         *,
         flip: bool = False,
         images: int = 0,
+        looks: bool = True,
         captions: bool = False,
         rank: int = 0,
         world: int = 1,
         workers: int | None = None,
     ) -> None:
         self.dataset, self.batch, self.seed, self.flip = dataset, batch, seed, flip
-        self.images, self.captions = images, captions
+        self.images, self.looks, self.captions = images, looks, captions
         self.whole, self.own = world * batch, slice(rank * batch, (rank + 1) * batch)
         self._threads = ThreadPoolExecutor(workers or min(16, os.cpu_count() or 1))
         drawn = isinstance(dataset, Shapes | ShapesClips | Clips | Latents)  # of clips every visit has other frames
-        self._decoded = self._decode_all() if not drawn and self._fits() else None
+        self._decoded = self._decode_all() if looks and not drawn and self._fits() else None
 
     def alone(self) -> Feed:
         """The same batches as one device sees them, whole."""
@@ -91,6 +93,8 @@ class Feed:
 
     def _at(self, step: int) -> Batch:
         indices = self.indices(step)
+        if not self.looks:
+            return Batch(np.empty(0, np.uint8), np.full(len(indices), -1), indices)
         mirrored = np.zeros(len(indices), bool)
         if self.flip:
             mirrored = np.random.default_rng(step_seed(self.seed, step)).random(self.whole)[self.own] < 0.5

@@ -96,7 +96,7 @@ class Trainer:
         self.optimizer = self.accelerator.prepare(self.rule)
         self.feed = Feed(
             dataset, recipe.batch // world, recipe.seed,
-            flip=recipe.data.flip, images=recipe.data.images, captions=_reads(recipe),
+            flip=recipe.data.flip, images=recipe.data.images, looks=self.objective.looks, captions=_reads(recipe),
             rank=self.accelerator.process_index, world=world,
         )  # fmt: skip
         self.step, self.saved = 0, -1

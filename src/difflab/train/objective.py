@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,17 +15,16 @@ from difflab.core.denoiser import Estimate
 from difflab.core.loss import antithetic_timesteps, diffusion_loss, hybrid_terms, lognormal_timesteps
 from difflab.core.posterior import Posteriors
 from difflab.core.schedule import Places
-from difflab.data.captions import PLACES, RELATIONS, WORDS, clip_captions, read, scene_captions
+from difflab.data.captions import WORDS, clip_captions, scene_captions
 from difflab.data.dataset import Captioned, Dataset
 from difflab.data.latents import Latents
-from difflab.data.shapes import BACKGROUNDS, COLOURS, COLUMNS, KINDS, ROWS, SIZES, Shapes, sample_scenes
-from difflab.data.shapes_clips import DIRECTIONS, SPEEDS, ShapesClips, sample_motions
-from difflab.data.transforms import Pixels, scale_unit
-from difflab.errors import DifflabError, suggest
+from difflab.data.transforms import Dequantization, dequantize, rescale, scale_unit
+from difflab.errors import DifflabError
 from difflab.nets.autoencoder import KLAutoencoder, Posterior
 from difflab.nets.dit import DiT
 from difflab.nets.text import SmallText
 from difflab.score.features import SmallFeatures, SmallFeaturesConfig
+from difflab.train.answers import READ, claimed, motion_targets, scene_targets
 from difflab.train.config import AnyRecipe, AutoencoderRecipe, DiffusionRecipe, FeaturesRecipe, TextRecipe
 from difflab.train.draws import Draws, Of
 from difflab.train.feed import Batch
@@ -47,10 +46,11 @@ class Objective(Protocol):
 
     Drawing comes first, before a batch is taken in parts, and `draws` gives each sample what its place in the batch of
     all processes has, so that the loss of the whole batch is the mean of that of any equal parts.
-    `asks_a_network` tells whether it computes on the device.
+    `asks_a_network` tells whether it computes on the device, `looks` whether it needs the pictures of a batch.
     """
 
     asks_a_network: bool
+    looks: bool
 
     def build(self) -> nn.Module: ...
 
@@ -61,6 +61,8 @@ class Objective(Protocol):
 
 class DiffusionObjective:
     """The error of the predicted noise, x0 or v; where the variance is learned, beside it the bound's term."""
+
+    looks = True
 
     def __init__(self, recipe: DiffusionRecipe) -> None:
         self.recipe = recipe
@@ -218,7 +220,7 @@ class DiffusionObjective:
 class FeaturesObjective:
     """Cross entropy over the heads of a feature network, on pictures with some noise mixed in."""
 
-    asks_a_network = False
+    asks_a_network, looks = False, True
 
     def __init__(self, recipe: FeaturesRecipe) -> None:
         self.recipe = recipe
@@ -265,7 +267,7 @@ class FeaturesObjective:
 class TextObjective:
     """Cross entropy of what a sentence asks for, for sentences about scenes and about clips in turn."""
 
-    asks_a_network = False
+    asks_a_network, looks = False, False
 
     def __init__(self, recipe: TextRecipe) -> None:
         self.recipe = recipe
@@ -298,31 +300,10 @@ class TextObjective:
         return torch.stack(losses).sum()
 
 
-_THING_ANSWERS = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "place": len(PLACES)}
-READ = {  # what is asked of a sentence, and how many answers there are, 0 of which is that it does not say
-    **{f"{which} {name}": 1 + n for which in ("first", "second") for name, n in _THING_ANSWERS.items()},
-    "relation": 1 + len(RELATIONS),
-    "background": 1 + len(BACKGROUNDS),
-    "direction": 1 + len(DIRECTIONS),
-    "speed": 1 + len(SPEEDS),
-}
-
-
-def claimed(text: str) -> dict[str, int]:
-    """The answers of a sentence to what is asked in `READ`."""
-    claim = read(text)
-    said: dict[str, int | None] = dict.fromkeys(READ)
-    for which, thing in zip(("first", "second"), claim.things, strict=False):
-        said |= {f"{which} {name}": getattr(thing, name) for name in _THING_ANSWERS}
-    relation = None if claim.relation is None else list(RELATIONS).index(claim.relation)
-    said |= {"relation": relation, **{name: getattr(claim, name) for name in ("background", "direction", "speed")}}
-    return {name: 0 if value is None else 1 + value for name, value in said.items()}
-
-
 class AutoencoderObjective:
     """Squared error of the reconstruction and the KL divergence; see `AutoencoderRecipe`."""
 
-    asks_a_network = False
+    asks_a_network, looks = False, True
 
     def __init__(self, recipe: AutoencoderRecipe) -> None:
         self.recipe = recipe
@@ -362,119 +343,13 @@ def make_objective(recipe: AnyRecipe) -> Objective:
     return FeaturesObjective(recipe)
 
 
-_SHAPE_HEADS = {"kind": len(KINDS), "colour": len(COLOURS), "size": len(SIZES), "place": len(ROWS) * len(COLUMNS)}
-SCENE_HEADS = {  # what can be asked of a scene, and how many answers there are
-    "count": 2,
-    "background": len(BACKGROUNDS),
-    **{f"{shape} {name}": classes for shape in ("main", "other") for name, classes in _SHAPE_HEADS.items()},
-}
-
-
-MOTION_HEADS = {  # and of a clip
-    "background": len(BACKGROUNDS),
-    "kind": len(KINDS),
-    "colour": len(COLOURS),
-    "size": len(SIZES),
-    "direction": len(DIRECTIONS),
-    "speed": len(SPEEDS),
-}
-
-
-def check_heads(recipe: FeaturesRecipe, dataset: Dataset) -> None:
-    """Raise DifflabError unless `dataset` has the labels that the heads of `recipe` are to learn, in that number."""
-    if recipe.data.source == "shapes":
-        known = SCENE_HEADS if recipe.data.frames is None else MOTION_HEADS
-    else:
-        known = dict.fromkeys(recipe.heads, _count_classes(dataset))
-    for head, classes in recipe.heads.items():
-        if head not in known:
-            raise DifflabError(f"{recipe.name}: a scene has no attribute {head!r}.{suggest(head, known)}")
-        if classes != known[head]:
-            raise DifflabError(
-                f"{recipe.name}: the head {head!r} has {classes} classes, but the data have {known[head]}; set "
-                f"heads to {{{head}: {known[head]}}}."
-            )
-
-
-def check_classes(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
-    """Raise DifflabError unless the labels of `dataset` are classes that the network of `recipe` is told apart by."""
-    told = recipe.network.classes
-    if told is None or told == 1:  # one class is no class
-        return
-    found = dataset.count_classes() if isinstance(dataset, Latents) else _count_classes(dataset)
-    if found > told:
-        raise DifflabError(
-            f"{recipe.name}: the data have {found} classes, but the network is told {told} apart; set "
-            f"network.num_classes to {found}."
-        )
-
-
-_LOOKED_AT = 1000  # items, for a caption
-
-
-def check_captions(recipe: DiffusionRecipe, dataset: Dataset | Latents) -> None:
-    """Raise DifflabError where the network is to be told captions and the data have none."""
-    if recipe.text_encoder is None or isinstance(dataset, Shapes | ShapesClips):
-        return
-    told = isinstance(dataset, Captioned) and any(dataset.captions_of(i) for i in range(min(len(dataset), _LOOKED_AT)))
-    if not told:
-        raise DifflabError(
-            f"{recipe.name}: has a text_encoder, but the data ({dataset.description}) have no captions; give such as "
-            "MS-COCO or Something-Something V2, or leave text_encoder out."
-        )
-
-
-def check_latents(recipe: DiffusionRecipe, latents: Latents) -> None:
-    """Raise DifflabError unless stored latents are of the recipe's autoencoder and size."""
-    if recipe.autoencoder is None:
-        raise DifflabError(f"{recipe.name}: the data are latents, so autoencoder must name what made them.")
-    if latents.record["autoencoder"] != open_autoencoder(recipe.autoencoder).weights_hash():
-        raise DifflabError(
-            f"{recipe.name}: the latents were made by another autoencoder ({latents.record['vae']}) than "
-            f"{recipe.autoencoder}; set autoencoder to it, or make them again."
-        )
-    if latents.record["size"] != recipe.data.size:
-        raise DifflabError(
-            f"{recipe.name}: the latents are of pictures of {latents.record['size']} pixels, but data.size is "
-            f"{recipe.data.size}; set it alike."
-        )
-
-
-def _count_classes(dataset: Dataset) -> int:
-    if dataset.classes is not None:
-        return len(dataset.classes)
-    labels = [dataset[i].label for i in range(len(dataset))] if dataset[0].label is not None else []
-    known = [label for label in labels if label is not None]
-    if not known or len(known) < len(labels) or min(known) < 0:
-        raise DifflabError(f"{dataset.description}: has no labels to learn; give class folders, or an .npz with arr_1.")
-    return max(known) + 1
-
-
-def scene_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
-    """Attributes of scenes as classification targets (N,); -1 where the second shape is absent."""
-    scenes = sample_scenes(seed, indices)
-    targets = {"count": scenes.count - 1, "background": scenes.background}
-    for j, shape in enumerate(("main", "other")):
-        absent = scenes.count <= j
-        place = scenes.row[:, j] * len(COLUMNS) + scenes.column[:, j]
-        values = {"kind": scenes.kind[:, j], "colour": scenes.colour[:, j], "size": scenes.size[:, j], "place": place}
-        targets |= {f"{shape} {name}": np.where(absent, -1, value) for name, value in values.items()}
-    return {name: torch.from_numpy(value) for name, value in targets.items()}
-
-
-def motion_targets(seed: int, indices: np.ndarray) -> dict[str, Tensor]:
-    """Attributes of clips as classification targets (N,)."""
-    motions = sample_motions(seed, indices)
-    return {name: torch.from_numpy(getattr(motions, name)) for name in MOTION_HEADS}
-
-
-def _pixels(pictures: np.ndarray, dequantization: Literal["uniform", "gaussian"] | None, draws: Draws) -> Tensor:
+def _pixels(pictures: np.ndarray, dequantization: Dequantization | None, draws: Draws) -> Tensor:
     """Pixels (B, .., C) uint8 -> (B, C, ..) float32 in [-1, 1], each grey level spread if asked for."""
     if dequantization is None:
         return encode(pictures)
     draw = draws.uniform if dequantization == "uniform" else draws.normal
     noise = draw(Of.GREYS, pictures.shape[1:]).numpy()
-    return torch.from_numpy(Pixels(dequantization).forward(scale_unit(pictures), noise)).movedim(-1, 1)
+    return torch.from_numpy(rescale(dequantize(scale_unit(pictures), noise, dequantization))).movedim(-1, 1)
 
 
 def _uniform_timesteps(n: int, timesteps: int, generator: torch.Generator) -> Tensor:

@@ -26,26 +26,20 @@ from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
 from difflab.nets.autoencoder import KLAutoencoder
 from difflab.score.features import SmallFeatures, save_small_features
-from difflab.train.config import AnyRecipe, AutoencoderRecipe, DataConfig, DiffusionRecipe, FeaturesRecipe
+from difflab.train.checks import check_data
+from difflab.train.config import AnyRecipe, AutoencoderRecipe, DataConfig, DiffusionRecipe
 from difflab.train.feed import captions_in
 from difflab.train.loop import CHECKPOINT, Progress, Trainer
-from difflab.train.objective import (
-    DiffusionObjective,
-    TextObjective,
-    check_captions,
-    check_classes,
-    check_heads,
-    check_latents,
-)
+from difflab.train.objective import DiffusionObjective, TextObjective
 from difflab.train.parallel import Parallel
-from difflab.zoo.autoencoder import AutoencoderCard, codec_config, save_autoencoder
+from difflab.zoo.autoencoder import AutoencoderCard, codec_config
 from difflab.zoo.card import Card
-from difflab.zoo.checkpoint import save_checkpoint
+from difflab.zoo.checkpoint import save_checkpoint, write_with_card
 from difflab.zoo.codec import encode
 from difflab.zoo.families import FAMILIES
 from difflab.zoo.model import build_model
 from difflab.zoo.sampling import sample
-from difflab.zoo.text import SmallTextCard, save_text_encoder, text_config
+from difflab.zoo.text import SmallTextCard, text_config
 
 GRID = 64  # samples in a grid
 _INITIAL_SHARE = 0.01  # of the initial weights in the average, that goes unnoticed
@@ -78,7 +72,7 @@ def train(
     if (out / CHECKPOINT).exists() and not resume:
         raise DifflabError(f"{out}: a training is here already; continue it with --resume, or choose another folder.")
     dataset = _open(recipe.data)
-    _check(recipe, dataset)
+    check_data(recipe, dataset)
     trainer = Trainer(recipe, dataset, out, parallel)
     if resume and trainer.begun():
         trainer.resume()
@@ -114,19 +108,6 @@ def check_begun(folder: Path) -> None:
     """Raise DifflabError where no training is there to go on with."""
     if not (folder / CHECKPOINT).exists():
         raise DifflabError(f"{folder}: there is no training to go on with; begin one, or name its folder.")
-
-
-def _check(recipe: AnyRecipe, dataset: Dataset | Latents) -> None:
-    """Raise DifflabError unless the data are what the recipe can learn from."""
-    if isinstance(recipe, DiffusionRecipe):
-        check_classes(recipe, dataset)
-        check_captions(recipe, dataset)
-        if isinstance(dataset, Latents):
-            check_latents(recipe, dataset)
-    elif isinstance(dataset, Latents):
-        raise DifflabError(f"{recipe.name}: the data are latents, which only a diffusion model is trained on.")
-    elif isinstance(recipe, FeaturesRecipe):
-        check_heads(recipe, dataset)
 
 
 def _warn_of_initial_weights(recipe: AnyRecipe, trainer: Trainer) -> None:
@@ -243,12 +224,12 @@ def _finish(recipe: AnyRecipe, trainer: Trainer, out: Path) -> Path:
         save_checkpoint(path, _card(recipe, trainer, _record(recipe, trainer)), state)
     elif isinstance(trainer.objective, TextObjective):
         text = SmallTextCard(name=recipe.name, network=trainer.objective.config, training=_record(recipe, trainer))
-        save_text_encoder(path, text, state)
+        write_with_card(path, text, state)
     elif isinstance(recipe, AutoencoderRecipe):
         done = _record(recipe, trainer)
         scale = _latent_scale(recipe, trainer, state)
         card = AutoencoderCard(name=recipe.name, network=recipe.network, scale=scale, training=done)
-        save_autoencoder(path, card, state)
+        write_with_card(path, card, state)
     else:
         assert isinstance(trainer.bare, SmallFeatures)
         network = SmallFeatures(trainer.bare.config)

@@ -14,7 +14,7 @@ from typing import Any
 
 from difflab.errors import DifflabError
 from difflab.zoo.contents import Contents, State, shape_of
-from difflab.zoo.families import ADM_NAMES, adm_schedule, adm_size
+from difflab.zoo.sizes import ADM_NAMES, adm_schedule, adm_size
 
 MARK = "input_blocks.0.0.weight"
 _SILENT = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,24 +10,21 @@ from typing import Annotated, Any, Protocol
 import torch
 from annotated_types import Gt, MinLen, MultipleOf
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors.torch import save
 from torch import Tensor
 
 from difflab.errors import DifflabError, suggest
-from difflab.files import write_bytes
 from difflab.hashing import hash_weights
 from difflab.hub import from_hub, is_hub_id, need, reading
 from difflab.nets.autoencoder import KLAutoencoder, Posterior
 from difflab.precision import full_precision
-from difflab.validation import validated
 from difflab.zoo.card import CodecConfig
-from difflab.zoo.checkpoint import KEY, plain_tensors
-from difflab.zoo.registry import find, known_autoencoders
-from difflab.zoo.safe import is_safetensors, read_safetensors
+from difflab.zoo.checkpoint import read_part
+from difflab.zoo.diffusers_folder import json_file
+from difflab.zoo.families import Positive
+from difflab.zoo.registry import find, known
 from difflab.zoo.weights import fill
 
 KIND = "autoencoder"
-Positive = Annotated[int, Gt(0)]
 
 
 class Autoencoder(Protocol):
@@ -164,11 +159,6 @@ class DiffusersAutoencoder:
         return hash_weights(self.network.state_dict())
 
 
-def save_autoencoder(path: Path, card: AutoencoderCard, state: Mapping[str, Tensor]) -> None:
-    """Write an autoencoder of ours as safetensors with its card."""
-    write_bytes(path, save(plain_tensors(dict(state)), {KEY: card.model_dump_json()}))
-
-
 def open_autoencoder(source: str, device: str | torch.device = "cpu") -> Autoencoder:
     """An autoencoder by name, path or hub id.
 
@@ -190,27 +180,14 @@ def open_autoencoder(source: str, device: str | torch.device = "cpu") -> Autoenc
         return from_hub(source, "autoencoder", partial(_from_pretrained, device=device))
     raise DifflabError(
         f"{source}: no such autoencoder; give a folder in the diffusers layout, a hub id such as "
-        f"stabilityai/sd-vae-ft-ema, or one of the names here.{suggest(source, known_autoencoders())}"
+        f"stabilityai/sd-vae-ft-ema, or one of the names here.{suggest(source, known('autoencoder'))}"
     )
 
 
 def _read_ours(path: Path, device: str | torch.device) -> SmallAutoencoder:
-    if not is_safetensors(path):
-        raise DifflabError(f"{path}: not an autoencoder of difflab, which is a .safetensors file with its card inside.")
-    state, metadata = read_safetensors(path)
-    card = _card(metadata.get(KEY, "{}"), path)
+    card, state = read_part(path, AutoencoderCard, KIND, "an autoencoder")
     network = fill(lambda: KLAutoencoder(**card.network.model_dump()), state, device, str(path))
     return SmallAutoencoder(network, card)
-
-
-def _card(text: str, path: Path) -> AutoencoderCard:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise DifflabError(f"{path}: its card is not JSON ({error}); copy or make the file again.") from error
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise DifflabError(f"{path}: not an autoencoder of difflab; expected a file that `difflab train` made of one.")
-    return validated(AutoencoderCard, values, f"{path}, its card")
 
 
 def _from_folder(path: Path, device: str | torch.device) -> DiffusersAutoencoder:
@@ -218,11 +195,7 @@ def _from_folder(path: Path, device: str | torch.device) -> DiffusersAutoencoder
         raise DifflabError(
             f"{path}: has no config.json, which says how the autoencoder is built; give a folder in diffusers' layout."
         )
-    try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DifflabError(f"{path / 'config.json'}: not JSON ({error}); copy or download it again.") from error
-    name = config.get("_class_name") if isinstance(config, dict) else None
+    name = json_file(path / "config.json").get("_class_name")
     if name != "AutoencoderKL":
         raise DifflabError(f"{path}: config.json names the class {name!r}, but an AutoencoderKL is needed.")
     return _from_pretrained(str(path), device, local_files_only=True)

@@ -8,7 +8,8 @@ ends      (n,) int64, where each one's tokens end
 vectors   (n, W) float16
 tokens    (ends[-1], W) float16, only those that are present
 
-Processes may fill a folder together: a caption in two files is the same in both.
+Processes may fill a folder together: a caption in two files is the same in both. Files are written whole and checked
+for the shapes that they must have; for bits that a disk has turned they are not, nor are pictures and stored latents.
 """
 
 from __future__ import annotations

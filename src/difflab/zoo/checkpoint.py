@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel
 from safetensors.torch import save
 from torch import Tensor
 
 from difflab.errors import DifflabError
 from difflab.files import write_bytes, write_json
-from difflab.validation import validated
+from difflab.validation import Validated, validated
 from difflab.zoo.card import Card
-from difflab.zoo.safe import read_safetensors
+from difflab.zoo.safe import is_safetensors, read_safetensors
 
 KEY = "difflab"  # of the card in the metadata
 
@@ -31,8 +34,25 @@ def save_checkpoint(path: Path, card: Card, state: dict[str, Tensor]) -> None:
     beside = path.with_suffix(".json")
     if beside.exists() and not _is_card(beside):
         raise DifflabError(f"{beside}: the card would be written here, but another file has this name; rename one.")
-    write_bytes(path, save(plain_tensors(state), {KEY: card.model_dump_json()}))
+    write_with_card(path, card, state)
     write_json(beside, card.model_dump(mode="json"))
+
+
+def write_with_card(path: Path, card: BaseModel, state: Mapping[str, Tensor]) -> None:
+    """Write weights as safetensors with a card inside, whole or not at all."""
+    write_bytes(path, save(plain_tensors(state), {KEY: card.model_dump_json()}))
+
+
+def read_part(path: Path, card: type[Validated], kind: str, what: str) -> tuple[Validated, dict[str, Tensor]]:
+    """Card and weights of a network that serves models, written by `write_with_card`, whose card says that it is of
+    `kind`, which is `what` in words. Raises DifflabError for a damaged file, and for one of something else."""
+    if not is_safetensors(path):
+        raise DifflabError(f"{path}: not {what} of difflab, which is a .safetensors file with its card inside.")
+    state, metadata = read_safetensors(path)
+    values = _card_values(metadata.get(KEY, "{}"), path)
+    if not isinstance(values, dict) or values.get("kind") != kind:
+        raise DifflabError(f"{path}: not {what} of difflab; expected a file that `difflab train` made of one.")
+    return validated(card, values, f"{path}, its card"), state
 
 
 def _is_card(path: Path) -> bool:
@@ -43,28 +63,18 @@ def _is_card(path: Path) -> bool:
     return isinstance(values, dict) and {"family", "network"} <= values.keys()
 
 
-def read_checkpoint(path: Path) -> tuple[Card, dict[str, Tensor]]:
-    """Card and weights of a file that `save_checkpoint` wrote; the JSON file beside it is not needed.
-
-    Raises DifflabError for a damaged file, and for safetensors without a card.
-    """
-    state, metadata = read_safetensors(Path(path))
-    if KEY not in metadata:
-        raise DifflabError(
-            f"{path}: holds no difflab card; load it with config= and write it anew with difflab convert."
-        )
-    return parse_card(metadata[KEY], path), state
-
-
 def parse_card(text: str, path: Path) -> Card:
     """The card in the metadata of `path`. Raises DifflabError naming what is wrong with it."""
+    return validated(Card, _card_values(text, path), f"{path}, its card")
+
+
+def _card_values(text: str, path: Path) -> Any:
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
-        raise DifflabError(f"{path}: its card is not JSON ({error}); copy or download the file again.") from error
-    return validated(Card, values, f"{path}, its card")
+        raise DifflabError(f"{path}: its card is not JSON ({error}); copy or make the file again.") from error
 
 
-def plain_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def plain_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Copies on the CPU that share no memory and lie in order, as safetensors needs them."""
     return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}

@@ -22,7 +22,7 @@ from difflab.hashing import hash_weights
 from difflab.nets.adm import NoisyClassifier
 from difflab.precision import full_precision
 from difflab.zoo.contents import State, shape_of
-from difflab.zoo.registry import find, known_classifiers
+from difflab.zoo.registry import find, known
 from difflab.zoo.safe import is_safetensors, is_state, read_safetensors, read_torch
 from difflab.zoo.weights import fill
 
@@ -62,7 +62,7 @@ def open_classifier(source: str | Path, device: str | torch.device = "cpu") -> C
     path = entry.require() if entry is not None and named else Path(source).expanduser()
     if not path.is_file():
         raise DifflabError(
-            f"{source}: no such file, nor a noisy classifier of that name.{suggest(str(source), known_classifiers())}"
+            f"{source}: no such file, nor a noisy classifier of that name.{suggest(str(source), known('classifier'))}"
         )
     state = read_safetensors(path)[0] if is_safetensors(path) else read_torch(path)
     fields = classifier_fields(state, str(path))

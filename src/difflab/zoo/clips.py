@@ -12,22 +12,14 @@ import torch
 from torch import Tensor
 
 from difflab.core.noise import Noise, StartedNoise
+from difflab.core.prediction import add_noise
 from difflab.core.reconstruction import Reconstruction
 from difflab.core.sampler import final, trajectory
 from difflab.core.schedule import CLEAN
 from difflab.errors import DifflabError
+from difflab.zoo.draw import Draw, clamps, corrector_of, plan, told_of
 from difflab.zoo.model import Model
-from difflab.zoo.sampling import (
-    Draw,
-    clamps,
-    corrector_of,
-    denoiser_of,
-    plan,
-    sample_batches,
-    sample_raw,
-    seeded_noise,
-    told_of,
-)
+from difflab.zoo.sampling import denoiser_of, sample_batches, sample_raw, seeded_noise
 
 
 def interpolate(
@@ -53,7 +45,7 @@ def interpolate(
     draw = Draw("ddpm", model.schedule.timesteps)
     sampler, _ = plan(model, draw)
     at = model.schedule.point(t)
-    noised = [at.alpha * x + at.sigma * z for x, z in zip((first, second), noises, strict=True)]
+    noised = [add_noise(x, z, at) for x, z in zip((first, second), noises, strict=True)]
     points = [model.schedule.point(k) for k in range(t - 1, CLEAN - 1, -1)]
     source = StartedNoise(torch.lerp(noised[0], noised[1], share), steps)
     return final(trajectory(denoiser_of(model, draw, None), sampler, points, source))

@@ -18,8 +18,8 @@ from torch import Tensor
 from difflab.errors import DifflabError
 from difflab.nets.dit import Conditioning, position_table
 from difflab.zoo.contents import Contents, State, copied, shape_of
-from difflab.zoo.families import DIT_NAMES, dit_size
 from difflab.zoo.safe import is_state
+from difflab.zoo.sizes import DIT_NAMES, dit_size
 
 MARK = "x_embedder.proj.weight"  # only DiT has it
 SD_VAE = {"vae": "stabilityai/sd-vae-ft-ema", "scale": 0.18215, "factor": 8}  # the codec of all released DiT

@@ -10,14 +10,13 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from torch import Tensor
-
 from difflab.errors import DifflabError
+from difflab.zoo.contents import State, shape_of
 from difflab.zoo.families import UNet2DConfig
 from difflab.zoo.official import OfficialConfig, read_config
 
 
-def network_fields(state: dict[str, Tensor], told: dict[str, Any], where: str) -> dict[str, Any]:
+def network_fields(state: State, told: dict[str, Any], where: str) -> dict[str, Any]:
     """Fields of `UNet2DConfig` that fit `state`.
 
     Args:
@@ -43,7 +42,7 @@ def network_fields(state: dict[str, Tensor], told: dict[str, Any], where: str) -
     return {**fields, **told}
 
 
-def official_match(state: dict[str, Tensor], where: str) -> tuple[str, OfficialConfig]:
+def official_match(state: State, where: str) -> tuple[str, OfficialConfig]:
     """Name and content of the official configuration whose weights have these shapes.
 
     church and bedroom are the same network and schedule: such weights are called church.
@@ -77,11 +76,5 @@ def _last(pattern: str, names: Collection[str]) -> int:
     return max((int(m[1]) for name in names if (m := re.match(pattern, name))), default=0)
 
 
-def _kernel(state: dict[str, Tensor], layer: str, where: str) -> tuple[int, ...]:
-    name = f"{layer}.weight"
-    if name not in state:
-        raise DifflabError(f"{where}: the weight {name} is missing; the file is incomplete or not a DDIM U-Net.")
-    shape = tuple(state[name].shape)
-    if len(shape) != 4:
-        raise DifflabError(f"{where}: the weight {name} has shape {shape}, but a convolution has four dimensions.")
-    return shape
+def _kernel(state: State, layer: str, where: str) -> tuple[int, ...]:
+    return shape_of(state, f"{layer}.weight", 4, where, "a DDIM U-Net")

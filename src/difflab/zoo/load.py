@@ -22,13 +22,14 @@ from difflab.zoo.diffusers_dit import read_diffusers_dit
 from difflab.zoo.diffusers_folder import home_of, json_file
 from difflab.zoo.diffusers_unet import CLASS as UNET
 from difflab.zoo.diffusers_unet import read_diffusers_unet
-from difflab.zoo.families import FAMILIES, FamilyName, NetworkConfig, ScheduleConfig, adm_size, dit_size
+from difflab.zoo.families import FAMILIES, FamilyName, NetworkConfig, ScheduleConfig
 from difflab.zoo.fetch import verify
 from difflab.zoo.infer import network_fields, official_match
 from difflab.zoo.model import Model, build_model
 from difflab.zoo.official import OfficialConfig, read_config
 from difflab.zoo.registry import PARTS, Entry, find, known_names
 from difflab.zoo.safe import is_safetensors, read_safetensors, read_torch
+from difflab.zoo.sizes import adm_size, dit_size
 from difflab.zoo.training_state import RECORD
 
 Config = str | Path | Mapping[str, Any] | NetworkConfig | OfficialConfig

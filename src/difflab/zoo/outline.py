@@ -17,11 +17,12 @@ from difflab.zoo.card import Card, CodecConfig
 from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.dit_files import SD_VAE
 from difflab.zoo.dit_files import card_fields as dit_fields
-from difflab.zoo.families import FAMILIES, DiTConfig, adm_schedule, adm_size, dit_size
+from difflab.zoo.families import FAMILIES, DiTConfig
 from difflab.zoo.load import read_model
 from difflab.zoo.model import Model
 from difflab.zoo.official import read_config
 from difflab.zoo.registry import Entry, find
+from difflab.zoo.sizes import adm_schedule, adm_size, dit_size
 
 META = torch.device("meta")
 _LSUN = "ADM-256-uncond"  # the shapes of guided-diffusion's models of LSUN

@@ -190,24 +190,9 @@ def known_names() -> Sequence[str]:
     return [entry.name for entry in entries().values() if entry.kind not in PARTS]
 
 
-def known_features() -> Sequence[str]:
-    """Names of feature networks."""
-    return [entry.name for entry in entries().values() if entry.kind == "features"]
-
-
-def known_autoencoders() -> Sequence[str]:
-    """Names of autoencoders."""
-    return [entry.name for entry in entries().values() if entry.kind == "autoencoder"]
-
-
-def known_text_encoders() -> Sequence[str]:
-    """Names of text encoders."""
-    return [entry.name for entry in entries().values() if entry.kind == "text"]
-
-
-def known_classifiers() -> Sequence[str]:
-    """Names of noisy classifiers."""
-    return [entry.name for entry in entries().values() if entry.kind == "classifier"]
+def known(kind: Kind) -> Sequence[str]:
+    """Names of what is of this kind."""
+    return [entry.name for entry in entries().values() if entry.kind == kind]
 
 
 def _official() -> list[Entry]:

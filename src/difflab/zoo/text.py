@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,20 +12,17 @@ from typing import Annotated, Any, Protocol
 import torch
 from annotated_types import Gt, MinLen
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from safetensors.torch import save
 from torch import Tensor
 
 from difflab.errors import DifflabError, suggest
-from difflab.files import write_bytes
 from difflab.hashing import hash_weights
 from difflab.hub import complete, from_hub, is_hub_id, need, reading
 from difflab.nets.caption import Caption, pack
 from difflab.nets.text import SmallText
-from difflab.validation import validated
 from difflab.zoo.card import TextConfig
-from difflab.zoo.checkpoint import KEY, plain_tensors
-from difflab.zoo.registry import find, known_text_encoders
-from difflab.zoo.safe import is_safetensors, read_safetensors
+from difflab.zoo.checkpoint import read_part
+from difflab.zoo.families import Positive
+from difflab.zoo.registry import find, known
 from difflab.zoo.weights import fill
 
 KIND = "text"
@@ -34,7 +30,6 @@ _WHOLE = "a complete folder of transformers with its tokenizer and safetensors"
 _LONGEST = 120  # tokens that encoders without a limit of their own are given, as PixArt-alpha gives T5
 _AT_ONCE = 256  # captions encoded at a time
 _POOLED = ("bert", "roberta", "xlm-roberta")  # end in a pooling layer
-Positive = Annotated[int, Gt(0)]
 
 
 class TextEncoder(Protocol):
@@ -212,11 +207,6 @@ def mean_pooled(hidden: Tensor, present: Tensor) -> Tensor:
     return (hidden * counted).sum(1) / (counted.sum(1) + 1e-8)
 
 
-def save_text_encoder(path: Path, card: SmallTextCard, state: Mapping[str, Tensor]) -> None:
-    """Write an encoder of ours as safetensors with its card."""
-    write_bytes(path, save(plain_tensors(dict(state)), {KEY: card.model_dump_json()}))
-
-
 def open_text_encoder(source: str, device: str | torch.device = "cpu") -> TextEncoder:
     """A text encoder by name, path or hub id.
 
@@ -239,7 +229,7 @@ def open_text_encoder(source: str, device: str | torch.device = "cpu") -> TextEn
         return from_hub(source, "text encoder", partial(_from_pretrained, device=device))
     raise DifflabError(
         f"{source}: no such text encoder; give a folder of transformers, a hub id such as "
-        f"openai/clip-vit-large-patch14, or one of the names here.{suggest(source, known_text_encoders())}"
+        f"openai/clip-vit-large-patch14, or one of the names here.{suggest(source, known('text'))}"
     )
 
 
@@ -249,16 +239,7 @@ def text_config(source: str, encoder: TextEncoder) -> TextConfig:
 
 
 def _read_ours(path: Path, device: str | torch.device) -> SmallTextEncoder:
-    if not is_safetensors(path):
-        raise DifflabError(f"{path}: not a text encoder of difflab, which is a .safetensors file with its card inside.")
-    state, metadata = read_safetensors(path)
-    try:
-        values = json.loads(metadata.get(KEY, "{}"))
-    except ValueError as error:
-        raise DifflabError(f"{path}: its card is not JSON ({error}); copy or make the file again.") from error
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise DifflabError(f"{path}: not a text encoder of difflab; expected a file that `difflab train` made of one.")
-    card = validated(SmallTextCard, values, f"{path}, its card")
+    card, state = read_part(path, SmallTextCard, KIND, "a text encoder")
     return SmallTextEncoder(fill(lambda: SmallText(**card.network.model_dump()), state, device, str(path)), card)
 
 

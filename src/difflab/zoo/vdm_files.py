@@ -19,6 +19,7 @@ from torch import Tensor
 from difflab.core.names import BetaName
 from difflab.core.schedule import Schedule
 from difflab.errors import DifflabError
+from difflab.nets.unet3d_attention import ROTARY, rotary_rates
 from difflab.validation import validated
 from difflab.zoo.contents import Contents, State, shape_of
 from difflab.zoo.families import FAMILIES, ScheduleConfig, UNet3DConfig
@@ -76,7 +77,7 @@ def read_vdm(value: Any, path: Path, told: Mapping[str, Any], averaged: bool) ->
     if unknown:
         source += f", which does not tell {' and '.join(unknown)}"
     return Contents(
-        _ours(state, validated(UNet3DConfig, network, str(path)), str(path)),
+        _ours(state, validated(UNet3DConfig, network, str(path))),
         network,
         {
             "family": "unet3d", "weights": weights, "source": source, "training": training, "rounding": "floor",
@@ -141,8 +142,7 @@ def to_reference(state: State, network: UNet3DConfig, schedule: ScheduleConfig) 
     if schedule.name != SCHEDULE:
         raise DifflabError(f"the schedule is {schedule.name}, but the reference knows {SCHEDULE} only.")
     theirs: State = {name: torch.from_numpy(table).float() for name, table in tables(schedule.build()).items()}
-    rotated = min(32, network.attn_dim_head)
-    frequencies = 10000.0 ** (-torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
+    frequencies = rotary_rates(min(ROTARY, network.attn_dim_head))
     for name, value in state.items():
         theirs[PREFIX + original(name)] = _their_shape(name, value).clone()
         if re.search(r"temporal\.to_qkv", name):
@@ -202,7 +202,7 @@ def _their_shape(name: str, value: Tensor) -> Tensor:
     return value.unsqueeze(2) if value.ndim == 4 else value
 
 
-def _ours(state: State, network: UNet3DConfig, where: str) -> State:
+def _ours(state: State, network: UNet3DConfig) -> State:
     """Their weights by our names and in our shapes; what has no place keeps its name, so that it will be told."""
     with torch.device("meta"):
         expected = FAMILIES["unet3d"].build(network).state_dict()
