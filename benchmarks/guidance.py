@@ -21,7 +21,8 @@ from difflab.score.adm import REFERENCE_POINTS, Suite
 from difflab.score.adm import Reference as Against
 from difflab.score.metrics import interval
 from difflab.score.scores import Score
-from difflab.study.measure import Reference, open_extractor
+from difflab.study.features import open_extractor
+from difflab.study.reference import Reference
 from difflab.zoo.sampling import Draw, calls_of, labels_of, sample_batches
 
 INTERVALS = ((0.0, None), (0.0, 10.0), (0.0, 5.0), (0.0, 2.0), (0.3, 10.0), (0.3, 5.0), (0.3, 2.0), (1.0, 5.0))

@@ -19,6 +19,7 @@ from difflab.data.dataset import Captioned, Dataset
 from difflab.data.excerpts import last_frames, single_frames
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
+from difflab.data.sources import SHAPES
 from difflab.devices import home
 from difflab.errors import DifflabError
 from difflab.score.adm import POINTWISE, REFERENCE_POINTS
@@ -27,8 +28,9 @@ from difflab.score.clipscore import ClipScorer
 from difflab.score.extractors import Extractor
 from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
-from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
+from difflab.study.features import choose_features, open_extractor
 from difflab.study.memory import trained_cut, training_data
+from difflab.study.reference import Reference
 from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, Study, View
 from difflab.study.store import Store
 from difflab.study.truth import spoken_of

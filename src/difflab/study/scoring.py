@@ -26,9 +26,9 @@ from difflab.score.metrics import interval
 from difflab.score.shares import paired_shares, wilson
 from difflab.study.bench import Bench
 from difflab.study.chunks import gathered
-from difflab.study.measure import FRESH_SEED, picture_batches
 from difflab.study.memory import nearest_training
 from difflab.study.record import command
+from difflab.study.reference import FRESH_SEED, picture_batches
 from difflab.study.result import Difference, Row, Score, Turn
 from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, View, key_of
 from difflab.study.store import CellStore, read_json
