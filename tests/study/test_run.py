@@ -200,7 +200,7 @@ def test_the_floor_is_what_fresh_real_samples_score(
     """Fresh scenes against other scenes: small beside noise, and not zero, since they are other scenes. The mean over
     eight sets, and as interval where a ninth would lie: t of 7 degrees of freedom is 2.365 at 97.5 %."""
     from difflab.data.shapes import Shapes
-    from difflab.study import reference
+    from difflab.study import measure, reference
 
     monkeypatch.setattr(reference, "SHAPES_REFERENCE", {"count": 500, "seed": 1})
     monkeypatch.setattr(reference, "shipped_statistics", lambda key: None)

@@ -75,7 +75,7 @@ def run(
 def status(file: StudyFile, out: Out = None) -> None:
     """Which cells of a study are done, begun or missing. --out is the folder it was run in, where `cells` lies."""
     from difflab.places import place
-    from difflab.study.bench import open_benches
+    from difflab.study.opening import open_benches
     from difflab.study.store import Store
 
     study = _of_samples(file)
@@ -184,8 +184,8 @@ def reproduce(
     """Run a problem set, or all of them, with their studies and written questions, and leave one report."""
     from difflab.places import place
     from difflab.report.page import Chapter, build_book
-    from difflab.study.bench import open_benches
     from difflab.study.engine import make_engine
+    from difflab.study.opening import open_benches
     from difflab.study.presets import problem_sets, recorded, studies_of
     from difflab.study.run import run_benches
     from difflab.study.store import Store

@@ -17,7 +17,7 @@ from difflab import files
 from difflab.data.shapes import Shapes, sample_scenes
 from difflab.data.sources import SHAPES, open_data
 from difflab.errors import DifflabError
-from difflab.study.bench import check_features, check_reference, check_truth
+from difflab.study.demands import check_features, check_reference, check_truth
 from difflab.study.features import choose_features, open_extractor
 from difflab.study.learning import Learning, LearningStudy, Point, Variant
 from difflab.study.reference import FRESH_SEED, Reference, picture_batches

@@ -157,7 +157,8 @@ def _taps(dataset: Dataset, extractor: Extractor, metrics: Sequence[str], skip_b
 
     def pictures() -> Iterator[np.ndarray]:
         nonlocal skipped
-        for batch, skipped in picture_batches(dataset, skip_broken):
+        for batch, passed_over in picture_batches(dataset, skip_broken):
+            skipped = passed_over
             yield batch
 
     taps = collect(pictures(), extractor, metrics)

@@ -14,9 +14,10 @@ from difflab import files
 from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.places import Place, place
-from difflab.study.bench import Bench, open_benches
+from difflab.study.bench import Bench
 from difflab.study.chunks import Chunk, chunks_in_turn, longest_first
 from difflab.study.engine import Done, Engine, Failure, Local, make_engine
+from difflab.study.opening import open_benches
 from difflab.study.outline import sketch
 from difflab.study.plan import OPERATIONS, Plan, plan_of
 from difflab.study.record import CAPTIONS_FILE, command, metric_names, notes, passport, where
