@@ -11,6 +11,7 @@ import typer
 
 from difflab.cli import planning
 from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
+from difflab.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from difflab.study.engine import Engine
@@ -280,18 +281,6 @@ def _print_table(result: Result) -> None:
         ]
         rows.append([*map(str, row.varied.values()), *scores, f"{row.seconds:.1f}"])
     print_table([*result.study.axes, *result.metric_names.values(), "seconds"], rows)
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*row)
-    for column in table.columns:
-        column.overflow = "fold"
-    Console().print(table)
 
 
 def _fail_if_cells_failed(results: list[Result]) -> None:
