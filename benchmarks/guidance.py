@@ -21,7 +21,8 @@ from difflab.score.adm import REFERENCE_POINTS, Suite
 from difflab.score.adm import Reference as Against
 from difflab.score.metrics import interval
 from difflab.score.scores import Score
-from difflab.study.measure import Reference, open_extractor
+from difflab.study.features import open_extractor
+from difflab.study.reference import Reference
 from difflab.zoo.draw import Draw, calls_of, labels_of
 from difflab.zoo.sampling import sample_batches
 

@@ -13,7 +13,8 @@ from difflab.data.clips import Window
 from difflab.data.shapes_clips import ShapesClips
 from difflab.score.fvd import frozen, shuffled
 from difflab.score.metrics import frechet_to_reference
-from difflab.study.measure import FRESH_SEED, Reference, open_extractor
+from difflab.study.features import open_extractor
+from difflab.study.reference import FRESH_SEED, Reference
 
 
 def main() -> None:

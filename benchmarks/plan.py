@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from difflab.study.bench import open_benches
+from difflab.study.opening import open_benches
 from difflab.study.plan import CellPlan, plan
 from difflab.study.presets import shipped_study
 from difflab.study.spec import Study

@@ -73,6 +73,16 @@ def test_nobody_imports_the_command_line() -> None:
             assert not any(name.startswith("difflab.cli") for name in _imports(path)), path
 
 
+def test_all_but_the_engine_on_ray_does_without_ray() -> None:
+    """`study/cluster.py` and what only it imports may go; `make_engine` opens it when it is asked for by name."""
+    of = {path.relative_to(SOURCE).as_posix(): _imports(path) for path in SOURCE.rglob("*.py")}
+    assert {name for name, ours in of.items() if any(n.split(".")[0] == "ray" for n in ours)} == {
+        "study/cluster.py", "study/travel.py",
+    }  # fmt: skip
+    assert {name for name, ours in of.items() if "difflab.study.travel" in ours} == {"study/cluster.py"}
+    assert {name for name, ours in of.items() if "difflab.study.cluster" in ours} == {"study/engine.py"}
+
+
 @pytest.mark.parametrize("file", WITHOUT_TORCH)
 def test_reading_and_showing_results_needs_no_torch(file: str) -> None:
     assert not any(name.split(".")[0] == "torch" for name in _imports(SOURCE / file))

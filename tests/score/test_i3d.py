@@ -11,8 +11,8 @@ from difflab.cli.app import app
 from difflab.errors import DifflabError
 from difflab.score.adm import Reference, Suite
 from difflab.score.extractors import Taps, load_extractor
-from difflab.score.fvd import with_ddof
-from difflab.score.i3d import I3D, load_i3d, piergiaj, unpack_torchscript
+from difflab.score.fvd import frozen, with_ddof
+from difflab.score.i3d import I3D, _padded, load_i3d, piergiaj, unpack_torchscript
 from difflab.score.metrics import frechet
 from difflab.score.scores import metric_name
 from difflab.score.statistics import Statistics
@@ -104,6 +104,26 @@ def test_weights_are_taken_out_of_torchscript_when_it_is_trusted(weights, tmp_pa
         with pytest.raises(DifflabError, match=words):
             unpack_torchscript(odd, tmp_path / "out.pt")
     assert not (tmp_path / "out.pt").exists()
+
+
+def test_padding_is_tensorflows_the_odd_one_comes_last():
+    """Four values by a kernel of 3 and a stride of 2: two outputs, which need five."""
+    padded = _padded(torch.ones(1, 1, 1, 1, 4), (1, 1, 3), (1, 1, 2))
+    assert padded.flatten().tolist() == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(("convention", "eps"), [("stylegan-v", 1e-3), ("tf", 1e-3), ("videogpt", 1e-5)])
+def test_norms_have_the_conventions_epsilon(convention, eps):
+    """A variance of zero leaves 1 / sqrt(eps) as the scale of the weights."""
+    state = I3D().state_dict()
+    state["Conv3d_2b_1x1.bn.running_var"].zero_()
+    folded = I3D.with_weights(state, convention).Conv3d_2b_1x1.conv3d.weight
+    torch.testing.assert_close(folded, state["Conv3d_2b_1x1.conv3d.weight"] / eps**0.5)
+
+
+def test_frozen_clips_show_their_middle_frame():
+    clips = np.arange(10).reshape(2, 5)
+    np.testing.assert_array_equal(frozen(clips), [[2] * 5, [7] * 5])
 
 
 def test_names_of_the_other_port():

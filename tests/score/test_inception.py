@@ -108,6 +108,15 @@ def test_range_of_the_input_belongs_to_the_resize(
         torch.testing.assert_close(x, torch.full((1, 3, 299, 299), float(expected)))
 
 
+def test_norms_have_the_originals_epsilon() -> None:
+    """A variance of zero leaves 1 / sqrt(0.001) as the scale."""
+    unit = inception.Unit(1, 1, 1).eval()
+    torch.nn.init.ones_(unit.conv.weight)
+    unit.bn.running_var.zero_()
+    with torch.no_grad():
+        assert unit(torch.ones(1, 1, 1, 1)).item() == pytest.approx(0.001**-0.5)
+
+
 def test_average_pools_do_not_count_their_padding() -> None:
     pooled = inception._average(torch.ones(1, 1, 4, 4))
     assert torch.equal(pooled, torch.ones(1, 1, 4, 4))

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 
 from difflab.errors import DifflabError
+from difflab.score import infinity
 from difflab.score.inception_score import adm_inception_score, bootstrap_inception_score, inception_score
-from difflab.score.infinity import extrapolate, fd_infinity
-from difflab.score.kernel import gaussian, kid, mmd, mmd_error, polynomial
+from difflab.score.infinity import GROUPS, extrapolate, fd_infinity
+from difflab.score.kernel import cmmd, gaussian, kid, mmd, mmd_error, polynomial
 
 
 def draw(n: int, shift: float = 0.0, seed: int = 0, d: int = 6) -> np.ndarray:
@@ -34,6 +36,16 @@ def test_gaussian_kernel_in_closed_form():
     assert gaussian(1.5)(x, y).mean() == pytest.approx(1.5 / (1.5**2 + 2) ** 0.5, abs=0.01)
 
 
+def test_kids_kernel_divides_by_the_dimension_and_adds_one():
+    assert polynomial(np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])) == pytest.approx((11 / 2 + 1) ** 3)
+
+
+def test_cmmd_of_two_points_in_closed_form():
+    """All of x at one point and all of y at another, at distance r: 1000 (2 - 2 exp(-r^2 / 200))."""
+    x, y = np.tile([0.0, 0.0], (4, 1)), np.tile([3.0, 4.0], (5, 1))
+    assert cmmd(x, y) == pytest.approx(1000 * (2 - 2 * np.exp(-25 / 200)), rel=1e-12)
+
+
 def test_kid_grows_with_the_shift_and_takes_no_larger_subsets_than_there_are():
     near, far = (kid(draw(200, seed=1), draw(150, shift, 2), subsets=10) for shift in (0.1, 1.0))
     assert far.value > near.value
@@ -58,6 +70,8 @@ def test_the_bootstrap_of_the_inception_score_lies_around_it():
     value, replicates = adm_inception_score(logits), bootstrap_inception_score(logits, 300)
     assert abs(replicates.mean() - value) < 4 * replicates.std()
     assert len(set(replicates)) == 300
+    in_splits = bootstrap_inception_score(logits, 300, size=100)
+    assert abs(in_splits.mean() - adm_inception_score(logits, 100)) < 4 * in_splits.std()
 
 
 def test_a_line_over_one_by_n_is_found_exactly():
@@ -76,6 +90,25 @@ def test_fd_infinity_takes_the_bias_of_few_samples_away_and_its_interval_covers(
     assert covered >= 15
     with pytest.raises(DifflabError, match="each of which needs more than 6; it takes about 78 samples, not 60"):
         fd_infinity(draw(60), reference)
+
+
+def test_the_interval_of_fd_infinity_is_the_jackknifes():
+    """Variance (G - 1) / G sum_g (value without group g - their mean)^2, and Student's t with G - 1 degrees."""
+    x, reference = draw(400, 0.2), (np.zeros(6), np.eye(6))
+    found = fd_infinity(x, reference)
+    groups = np.array_split(np.arange(len(x)), GROUPS)
+    without = np.array([fd_infinity(np.delete(x, rows, axis=0), reference).value for rows in groups])
+    error = ((GROUPS - 1) / GROUPS * ((without - without.mean()) ** 2).sum()) ** 0.5
+    half = student.ppf(0.975, GROUPS - 1) * error
+    assert (found.low, found.high) == (pytest.approx(found.value - half), pytest.approx(found.value + half))
+
+
+@pytest.mark.parametrize(("n", "smallest"), [(800, 80), (60_000, 5000)])
+def test_fd_infinity_takes_fifteen_subsets_evenly_from_a_tenth_or_5000_to_all(n, smallest, monkeypatch):
+    sizes: list[int] = []
+    monkeypatch.setattr(infinity, "frechet_to_reference", lambda rows, _: sizes.append(len(rows)) or 1.0)
+    fd_infinity(np.zeros((n, 1)), (np.zeros(1), np.eye(1)))
+    assert sizes[:15] == [int(size) for size in np.linspace(smallest, n, 15)]
 
 
 def test_kids_error_is_the_spread_over_draws():

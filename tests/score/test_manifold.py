@@ -7,8 +7,6 @@ from difflab.errors import DifflabError
 from difflab.score import manifold
 from difflab.score.manifold import manifolds
 
-RNG = np.random.default_rng(0)
-
 
 def gaussian(n: int, shift: float = 0.0, scale: float = 1.0, seed: int = 0) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal((n, 8)) * scale + shift).astype(np.float32)
@@ -58,6 +56,13 @@ def test_far_away_nothing_is_covered_and_a_copy_is_covered_altogether():
     assert (far.precision, far.recall, far.density, far.coverage) == (0, 0, 0, 0)
     same = manifolds(real, real.copy(), 5, strict=True)
     assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
+
+
+def test_a_point_on_a_balls_surface_is_inside_for_adm_and_outside_for_prdc():
+    """Balls of radius 1 around 0 and 1; a sample at 2."""
+    real, fake = np.array([[0.0], [1.0]]), np.array([[2.0], [10.0]])
+    assert manifolds(real, fake, 1).precision == 0.5
+    assert manifolds(real, fake, 1, strict=True).precision == 0.0
 
 
 @pytest.mark.parametrize(("n", "m"), [(3, 50), (50, 3)])

@@ -122,7 +122,7 @@ def test_root_drops_null_directions() -> None:
 @pytest.mark.parametrize("n", [15, 60])
 def test_bootstrap_replicates_are_distances_of_resampled_rows(n: int) -> None:
     """Both routes (n below and above 20 features) against plainly repeating rows as often as the seed draws them."""
-    x, reference = rng(0).normal(3, 2, size=(n, 20)), Gaussian(np.zeros(20), covariance(20, 1))
+    x, reference = rng(0).normal(3, 2, size=(n, 20)), Gaussian(rng(2).normal(size=20), covariance(20, 1))
     draws = np.random.default_rng(7)
     expected = [
         frechet_features_against(np.repeat(x, draws.multinomial(n, np.full(n, 1 / n)), axis=0), reference)

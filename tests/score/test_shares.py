@@ -38,6 +38,14 @@ def test_swapping_turns_the_sign():
     assert paired_shares(b, a) == (pytest.approx(-high), pytest.approx(-low))
 
 
+def test_the_width_is_the_error_of_a_mean_with_half_a_sample_added_to_each_outcome():
+    differences, weights = np.array([0, 1, -1, 0]), np.array([10, 30, 5, 55]) + 0.5
+    mean = np.average(differences, weights=weights)
+    error = np.sqrt(np.average((differences - mean) ** 2, weights=weights) / weights.sum())
+    expected = (mean - 1.959964 * error, mean + 1.959964 * error)
+    assert paired_shares(*pairs(10, 30, 5, 55)) == pytest.approx(expected)
+
+
 def test_the_interval_covers_the_true_difference_as_often_as_it_says():
     rng = np.random.default_rng(0)
     truth, outcomes = 0.10 - 0.04, [0.5, 0.10, 0.04, 0.36]

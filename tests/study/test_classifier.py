@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from difflab.cli.app import app
 from difflab.errors import DifflabError
 from difflab.nets.adm import NoisyClassifier
-from difflab.study.bench import open_benches
 from difflab.study.memory import trained_cut
+from difflab.study.opening import open_benches
 from difflab.study.run import run_study
 from difflab.study.spec import Study
 from difflab.study.store import Store

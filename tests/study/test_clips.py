@@ -21,8 +21,10 @@ from difflab.score.fvd import frozen, shuffled, with_ddof
 from difflab.score.metrics import frechet_features, frechet_to_reference
 from difflab.score.statistics import save_statistics
 from difflab.study import measure, memory
-from difflab.study.bench import open_benches
-from difflab.study.measure import Reference, open_extractor, picture_batches
+from difflab.study import reference as of_reference
+from difflab.study.features import open_extractor
+from difflab.study.opening import open_benches
+from difflab.study.reference import Reference, picture_batches
 from difflab.study.run import run_study
 from difflab.study.spec import Study
 from difflab.zoo.card import Card
@@ -34,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:FD:UserWarning")
 
 @pytest.fixture(autouse=True)
 def small_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "CLIPS_REFERENCE", {"count": 600, "seed": 1})
+    monkeypatch.setattr(of_reference, "CLIPS_REFERENCE", {"count": 600, "seed": 1})
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +338,7 @@ def test_statistics_are_of_clips_of_one_length(tmp_path):
     extractor = open_extractor("shapes-clip")
     made = Reference("shapes", size=32, window=Window(4))
     assert made.dataset is not None
-    moments, _, _ = measure.reference_moments(made.dataset, extractor)
+    moments, _, _ = of_reference.reference_moments(made.dataset, extractor)
     save_statistics(tmp_path / "four.npz", moments, made.passport(extractor))
     stored = Reference(str(tmp_path / "four.npz"), window=Window(4))
     np.testing.assert_array_equal(stored.statistics(extractor).mu, moments.mean)

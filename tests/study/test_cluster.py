@@ -25,9 +25,9 @@ from tests.study.conftest import cell_bytes
 
 from difflab.core.noise import SeededNoise
 from difflab.errors import DifflabError
-from difflab.study.bench import open_benches
 from difflab.study.cluster import Ray
 from difflab.study.engine import Done, Failure, Local, make_engine
+from difflab.study.opening import open_benches
 from difflab.study.run import Progress, run_benches, run_study
 from difflab.study.spec import Study
 from difflab.study.store import Store

@@ -58,6 +58,36 @@ def test_after_a_kill_the_same_call_goes_on_and_ends_with_the_same_bytes(model, 
     assert cut.read_bytes() == whole.read_bytes()
 
 
+def test_the_same_call_again_draws_nothing_and_another_leaves_the_file_alone(model, tmp_path):
+    out, foreign = tmp_path / "samples.npz", tmp_path / "foreign.npz"
+    assert draw_npz(out, model, DRAW, n=10, seed=3) == 10
+    before = out.read_bytes()
+    assert draw_npz(out, model, DRAW, n=10, seed=3) == 0
+    foreign.write_text("hours of work")
+    for path in (out, foreign):
+        with pytest.raises(DifflabError, match=f"{path.name}: is there already, of another run; delete it"):
+            draw_npz(path, model, DRAW, n=10, seed=4)
+    assert out.read_bytes() == before
+    assert foreign.read_text() == "hours of work"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.npz", "samples.npz"]
+
+
+def test_a_kill_after_the_file_was_written_leaves_parts_that_go(model, tmp_path, monkeypatch):
+    out = tmp_path / "samples.npz"
+
+    def stop(*_asked):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(draws, "_await_others", stop)
+        with pytest.raises(Stop):
+            draw_npz(out, model, DRAW, n=10, seed=3)
+    before = out.read_bytes()
+    assert draw_npz(out, model, DRAW, n=10, seed=3) == 0
+    assert out.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]
+
+
 def test_what_cannot_be_drawn_leaves_nothing_in_the_way(model, tmp_path, monkeypatch):
     def full(*_asked):
         raise MemoryError("out of memory")

@@ -10,8 +10,8 @@ from difflab.errors import DifflabError
 from difflab.report.page import Chapter, build_book
 from difflab.study.learn import _held_out, held_out_loss, recipe_of, run_learning
 from difflab.study.learning import LEARNING_FILE, parse_learning, read_learning
-from difflab.study.measure import FRESH_SEED
 from difflab.study.presets import find_study, recorded
+from difflab.study.reference import FRESH_SEED
 from difflab.train.objective import DiffusionObjective
 from difflab.zoo.card import Card
 from difflab.zoo.checkpoint import save_checkpoint

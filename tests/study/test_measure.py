@@ -12,9 +12,11 @@ from PIL import Image
 from difflab.data.shapes import Shapes
 from difflab.errors import DifflabError
 from difflab.score.statistics import load_statistics
-from difflab.study.bench import open_benches
-from difflab.study.measure import Reference, is_statistics, open_extractor, score, stats
+from difflab.study.features import open_extractor
+from difflab.study.measure import score, stats
+from difflab.study.opening import open_benches
 from difflab.study.presets import studies_of
+from difflab.study.reference import Reference, is_statistics
 from difflab.study.spec import key_of
 from difflab.study.store import Store
 from difflab.zoo.registry import shipped_statistics

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from difflab.cli.app import app
 from difflab.errors import DifflabError
 from difflab.study import trial
-from difflab.study.bench import open_benches
 from difflab.study.cards import CARDS, throughput_of
+from difflab.study.opening import open_benches
 from difflab.study.outline import outline_extractor, sketch
 from difflab.study.plan import makespan, plan, plan_of
 from difflab.study.presets import shipped_study

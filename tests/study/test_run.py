@@ -200,10 +200,10 @@ def test_the_floor_is_what_fresh_real_samples_score(
     """Fresh scenes against other scenes: small beside noise, and not zero, since they are other scenes. The mean over
     eight sets, and as interval where a ninth would lie: t of 7 degrees of freedom is 2.365 at 97.5 %."""
     from difflab.data.shapes import Shapes
-    from difflab.study import measure
+    from difflab.study import measure, reference
 
-    monkeypatch.setattr(measure, "SHAPES_REFERENCE", {"count": 500, "seed": 1})
-    monkeypatch.setattr(measure, "shipped_statistics", lambda key: None)
+    monkeypatch.setattr(reference, "SHAPES_REFERENCE", {"count": 500, "seed": 1})
+    monkeypatch.setattr(reference, "shipped_statistics", lambda key: None)
     fields = {"name": "s", "model": parts["tiny"], "reference": "shapes", "features": parts["tiny-features"]}
     study = Study.model_validate({**fields, "base": {"count": 100}, "axes": {"steps": [1]}, "replicates": 20})
     result = run_study(study, tmp_path)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from difflab.study.bench import Bench, open_benches
+from difflab.study.bench import Bench
 from difflab.study.chunks import Chunk, chunks_in_turn, draw
+from difflab.study.opening import open_benches
 from difflab.study.scoring import ToScore
 from difflab.study.spec import Study
 from difflab.study.store import Store

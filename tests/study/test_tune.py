@@ -63,7 +63,7 @@ def test_a_search_opens_its_model_once(parts, tmp_path, monkeypatch):
     monkeypatch.setattr("difflab.study.tune.SAMPLERS", ("ddim",))
     monkeypatch.setattr("difflab.study.tune.GRIDS", ("logsnr",))
     opened = []
-    monkeypatch.setattr("difflab.study.bench.load", lambda *told, **more: (opened.append(told), load(*told, **more))[1])
+    monkeypatch.setattr("difflab.study.shelf.load", lambda *told, **more: (opened.append(told), load(*told, **more))[1])
     told = {"reference": parts["reference"], "features": parts["tiny-features"], "count": 8, "device": "cpu"}
     tune(parts["tiny"], 2, tmp_path, **told)
     assert len(opened) == 1

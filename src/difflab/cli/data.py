@@ -90,8 +90,9 @@ def latents(
     device: Device = None,
 ) -> None:  # fmt: skip
     """Store the latents of pictures, as they are and mirrored, so that a training need not encode them."""
-    from difflab.cli.draw import bar_to, checked
+    from difflab.cli.draw import checked
     from difflab.cli.options import pick_device
+    from difflab.cli.terminal import bar_to
     from difflab.data.dataset import Crop
     from difflab.train.latents import store_latents
 

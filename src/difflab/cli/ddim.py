@@ -157,7 +157,7 @@ def _same_run(folder: Path, model: Model, draw: Draw, seed: int) -> None:
 
 
 def _fid(model: Model, draw: Draw, seed: int, folder: Path, count: int, batch: int) -> None:
-    from difflab.cli.draw import with_bar
+    from difflab.cli.terminal import with_bar
     from difflab.zoo.sampling import sample_batches
 
     missing = [i for i in range(count) if not (folder / f"{i}.png").exists()]

@@ -80,7 +80,7 @@ def sample_ddp(
     """sample_ddp.py: many samples of random classes in one .npz for an evaluator."""
     import torch
 
-    from difflab.cli.draw import bar_to
+    from difflab.cli.terminal import bar_to
     from difflab.study.draws import Share, draw_npz
 
     share = Share.of_environment()

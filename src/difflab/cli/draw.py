@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from difflab.cli.options import Batch, Config, Device, Seed, Vae, one_of, pick_device
+from difflab.cli.terminal import bar_to, with_bar
 from difflab.core.names import Course, SamplerName, Spacing
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from difflab.zoo.clips import Extension
     from difflab.zoo.draw import Classes, Draw
     from difflab.zoo.model import Model
@@ -22,7 +19,7 @@ if TYPE_CHECKING:
 
 def sample(
     model: Annotated[str, typer.Argument(help="Zoo name, checkpoint file, or diffusers folder.")],
-    out: Annotated[Path, typer.Option(help="samples.npz, grid.png, clips.gif or .mp4, or a folder.")],
+    out: Annotated[Path, typer.Option(help="samples.npz, which never replaces one of another run; grid.png, clips.gif or .mp4, which do; or a folder.")],
     n: Annotated[int, typer.Option("-n", min=1, help="How many samples.")] = 64,
     sampler: Annotated[str | None, typer.Option(help=f"{one_of(SamplerName)}; ddpm is ancestral, ddpm-noisy ermongroup's, those from heun on are for few steps; the family's own when left out (unet2d: ddim, dit: ddpm).")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps, 1 to the model's training timesteps; the family's own when left out (unet2d: 50, dit: 250).")] = None,
@@ -104,7 +101,7 @@ def sample(
     if null is not None and not isinstance(draw.classes, str) and null in draw.classes:
         print(f"Class {null} is 'no class': samples of it are unconditional.")
     extension = _extension(loaded, extend, init_frames, overlap, reconstruction) if goes_on else None
-    _draw_to(out, loaded, draw, n, seed, batch, extension)
+    draw_to(out, loaded, draw, n, seed, batch, extension)
 
 
 def read_prompts(given: list[str] | None, file: Path | None) -> tuple[str, ...]:
@@ -133,7 +130,7 @@ def _refuse(why: str, **given: bool) -> None:
             raise DifflabError(f"--{name.replace('_', '-')} {why}.")
 
 
-def _draw_to(out: Path, model: Model, draw: Draw, n: int, seed: int, batch: int, extension: Extension | None) -> None:
+def draw_to(out: Path, model: Model, draw: Draw, n: int, seed: int, batch: int, extension: Extension | None) -> None:
     """Samples 0 to n - 1: an .npz in chunks that outlive a kill, anything else in one go."""
     from difflab.data.writers import save_samples
     from difflab.study.draws import Share, draw_npz
@@ -195,24 +192,3 @@ def read_classes(model: Model, text: str) -> Classes:
                 f"class {part.strip()!r} is not known; give numbers, random or balanced.{suggest(word, names) if names else ''}"
             )
     return tuple(numbers)
-
-
-@contextmanager
-def bar_to(total: int | None, what: str) -> Iterator[Callable[..., None]]:
-    """A progress bar that is told how far things are, and of how many where that was not known."""
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done, of=total: bar.update(task, completed=done, total=of)
-
-
-def with_bar(batches: Iterable[np.ndarray], total: int, what: str) -> Iterator[np.ndarray]:
-    """Pass batches through, with a progress bar on a terminal."""
-    from rich.progress import Progress
-
-    with Progress(transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        for batch in batches:
-            yield batch
-            bar.advance(task, len(batch))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from difflab.cli.options import Batch
+from difflab.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from difflab.study.plan import CellPlan, Plan
@@ -45,7 +46,6 @@ def plan(
 
 
 def _print(plan: Plan, gpus: int, price: float | None) -> None:
-    from difflab.cli.studies import print_table
 
     rows = [[*map(str, cell.varied.values()), *_row(cell)] for cell in plan.cells]
     columns = ["calls a sample", "PFLOP", f"on one {plan.throughput.name}", "scoring", "chunks", "of each", "store MB"]

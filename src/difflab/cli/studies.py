@@ -11,6 +11,7 @@ import typer
 
 from difflab.cli import planning
 from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
+from difflab.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from difflab.study.engine import Engine
@@ -75,7 +76,7 @@ def run(
 def status(file: StudyFile, out: Out = None) -> None:
     """Which cells of a study are done, begun or missing. --out is the folder it was run in, where `cells` lies."""
     from difflab.places import place
-    from difflab.study.bench import open_benches
+    from difflab.study.opening import open_benches
     from difflab.study.store import Store
 
     study = _of_samples(file)
@@ -184,8 +185,8 @@ def reproduce(
     """Run a problem set, or all of them, with their studies and written questions, and leave one report."""
     from difflab.places import place
     from difflab.report.page import Chapter, build_book
-    from difflab.study.bench import open_benches
     from difflab.study.engine import make_engine
+    from difflab.study.opening import open_benches
     from difflab.study.presets import problem_sets, recorded, studies_of
     from difflab.study.run import run_benches
     from difflab.study.store import Store
@@ -280,18 +281,6 @@ def _print_table(result: Result) -> None:
         ]
         rows.append([*map(str, row.varied.values()), *scores, f"{row.seconds:.1f}"])
     print_table([*result.study.axes, *result.metric_names.values(), "seconds"], rows)
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(*columns, box=None)
-    for row in rows:
-        table.add_row(*row)
-    for column in table.columns:
-        column.overflow = "fold"
-    Console().print(table)
 
 
 def _fail_if_cells_failed(results: list[Result]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from difflab.cli.options import Batch, Config, Device, Features, Out, Split, pick_device
+from difflab.cli.terminal import print_table
 
 if TYPE_CHECKING:
     from difflab.study.tune import Reported
@@ -32,8 +33,7 @@ def tune(
     import itertools
     import shlex
 
-    from difflab.cli.draw import bar_to
-    from difflab.cli.studies import print_table
+    from difflab.cli.terminal import bar_to
     from difflab.files import exists
     from difflab.places import place
     from difflab.study.record import CAPTIONS_FILE, command

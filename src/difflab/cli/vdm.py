@@ -35,13 +35,12 @@ def sample(
     device: Device = None,
 ) -> None:  # fmt: skip
     """GaussianDiffusion.sample: clips from a trained model."""
-    from difflab.cli.draw import with_bar
+    from difflab.cli.draw import draw_to
     from difflab.core.guidance import Guidance
-    from difflab.data.writers import check_target, save_samples
+    from difflab.data.writers import check_target
     from difflab.errors import DifflabError
     from difflab.zoo.draw import Draw
     from difflab.zoo.load import load
-    from difflab.zoo.sampling import sample_batches
 
     told = {"image_size": image_size, "num_frames": num_frames}
     config = {name: value for name, value in told.items() if value is not None} or None
@@ -54,8 +53,7 @@ def sample(
     draw = Draw(
         "ddpm", model.steps if timesteps is None else timesteps, guidance=Guidance(cond_scale), percentile=percentile
     )
-    batches = sample_batches(model, draw, seed, range(batch_size), batch_size)
-    print(f"{save_samples(out, with_bar(batches, batch_size, 'clips'))} clips in {out}")
+    draw_to(out, model, draw, batch_size, seed, batch_size, None)
 
 
 @app.command("train")

@@ -1,14 +1,12 @@
-"""What the cells of a study share: the model, the features, the reference, the store; opened once, checked first."""
+"""What the cells of a study share: the model, the features, the reference, the store."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Protocol
-from uuid import uuid4
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +14,9 @@ from difflab.core.guidance import Guidance
 from difflab.data.captions import clip_captions, scene_captions
 from difflab.data.dataset import Captioned, Dataset
 from difflab.data.excerpts import last_frames, single_frames
-from difflab.data.film_sets import FILM_SETS
 from difflab.data.shapes import CLASSES, SCENE_SIDE
 from difflab.data.shapes_clips import CLASSES as CLIP_CLASSES
-from difflab.devices import home
+from difflab.data.sources import SHAPES
 from difflab.errors import DifflabError
 from difflab.score.adm import POINTWISE, REFERENCE_POINTS
 from difflab.score.adm import Reference as AdmReference
@@ -27,73 +24,18 @@ from difflab.score.clipscore import ClipScorer
 from difflab.score.extractors import Extractor
 from difflab.score.fvd import frozen, shuffled
 from difflab.score.statistics import Statistics
-from difflab.study.measure import SHAPES, Reference, choose_features, open_extractor
-from difflab.study.memory import trained_cut, training_data
-from difflab.study.spec import SAID, TRUTH, VIEWS, Metric, Settings, Study, View
+from difflab.study.demands import check_truth
+from difflab.study.features import choose_features
+from difflab.study.memory import trained_cut
+from difflab.study.reference import Reference
+from difflab.study.shelf import Shelf
+from difflab.study.spec import VIEWS, Settings, Study, View
 from difflab.study.store import Store
-from difflab.study.truth import spoken_of
-from difflab.zoo.classifier import Classifier, open_classifier
 from difflab.zoo.clips import Extension, batches_of, blocks_of
-from difflab.zoo.draw import Draw, calls_of, check_conditions, plan, spacing_of
-from difflab.zoo.load import load
+from difflab.zoo.draw import Draw, calls_of, spacing_of
 from difflab.zoo.model import Model
 
 CAPTIONS_SEED = 3  # of the scenes and clips that models of captions are asked for
-
-_OF_CLIPS: tuple[Metric, ...] = ("fvd", "kvd", "direction", "speed", *VIEWS)
-_OF_BOTH: tuple[Metric, ...] = ("valid", "accuracy", "is", "caption", "kind", "colour", "size", "background")
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """Models, classifiers and feature networks on one device, each opened once for all studies of a run, which has an
-    id."""
-
-    device: str
-    run: str = field(default_factory=lambda: uuid4().hex)
-    _models: dict[tuple[str, str | None], Model] = field(default_factory=dict)
-    _classifiers: dict[str, Classifier] = field(default_factory=dict)
-    _extractors: dict[str, Extractor] = field(default_factory=dict)
-    _clips: dict[str, ClipScorer] = field(default_factory=dict)
-
-    def only(self, study: Study) -> Shelf:
-        """The same without the models and classifiers of other studies."""
-        models = {key: model for key, model in self._models.items() if key[0] == study.model}
-        classifiers = {name: opened for name, opened in self._classifiers.items() if name == study.classifier}
-        return replace(self, _models=models, _classifiers=classifiers)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Arrived in another process: what was opened is on its device now, and nobody draws in turn with it."""
-        vars(self).update(state, device=str(home()), run=uuid4().hex)
-
-    @classmethod
-    def on(cls, device: str | None) -> Shelf:
-        """An empty one on this device; None takes a GPU where there is one."""
-        return cls(device or str(home()))
-
-    def model(self, source: str, config: str | None) -> Model:
-        """The model that `difflab.load` gives."""
-        if (source, config) not in self._models:
-            self._models[source, config] = load(source, config=config, device=self.device)
-        return self._models[source, config]
-
-    def classifier(self, source: str) -> Classifier:
-        """The noisy classifier of that name or file."""
-        if source not in self._classifiers:
-            self._classifiers[source] = open_classifier(source, self.device)
-        return self._classifiers[source]
-
-    def extractor(self, name: str) -> Extractor:
-        """The feature network of that name."""
-        if name not in self._extractors:
-            self._extractors[name] = open_extractor(name, self.device)
-        return self._extractors[name]
-
-    def clip(self, source: str) -> ClipScorer:
-        """The CLIP of that name."""
-        if source not in self._clips:
-            self._clips[source] = ClipScorer(source, self.device)
-        return self._clips[source]
 
 
 @dataclass(frozen=True)
@@ -269,96 +211,6 @@ class Bench:
         logits = self.extractor.classifies and ("is" in self.study.metrics or not many)
         return {"features", "logits"} if logits else {"features"}
 
-    def problems(self) -> list[str]:
-        """Everything that can be found missing or wrong before any work starts."""
-        found = []
-        for part in (self._model_fits, self._classifier_is_there, self._reference_is_there, self._features_are_there,
-                     self._truth_is_known, self._clips_meet_clips, self._training_is_known):  # fmt: skip
-            try:
-                part()
-            except DifflabError as error:
-                found.append(str(error))
-        return found
-
-    def _model_fits(self) -> None:
-        self.model.codec  # noqa: B018 (the autoencoder of a latent model is there, too)
-        if self.captions:
-            self.model.text_encoder  # noqa: B018
-        else:
-            check_conditions(self.model, None, 1)
-        for settings in self.study.cells():
-            try:
-                plan(self.model_of(settings), self.draw(settings))
-                self.calls(settings)
-            except DifflabError as error:
-                raise DifflabError(f"{self.study.name}: {error}") from error
-
-    def _classifier_is_there(self) -> None:
-        """Looked at apart, so that it is missed beside a model that is missing, too."""
-        if self.study.classifier is not None:
-            self.shelf.classifier(self.study.classifier)
-
-    def _reference_is_there(self) -> None:
-        try:
-            lengths = dict.fromkeys(map(self.frames_of, self.study.cells()))
-        except DifflabError:  # told of the model; without it one cannot say whether pictures or films are looked for
-            if self.study.reference not in FILM_SETS and not Path(self.study.reference).is_dir():
-                check_reference(self.study, Reference(self.study.reference, self.study.split))
-            return
-        for frames in lengths:
-            check_reference(self.study, self.reference_of(frames))
-            for view in self.views:
-                check_reference(self.study, self.reference_of(frames, view))
-
-    def _features_are_there(self) -> None:
-        check_features(self.study, self.extractor)
-        if "clipscore" in self.study.metrics and not self.captions:
-            raise DifflabError(
-                f"{self.study.name}: the metric 'clipscore' needs a model that draws what captions say; "
-                f"{self.model.card.name} does not."
-            )
-        self.clip  # noqa: B018
-        for view in self.views:
-            self.extractor_of(view)
-
-    def _clips_meet_clips(self) -> None:
-        """Clips need features and metrics of clips, pictures those of pictures."""
-        clips, study = self.model.frames is not None, self.study
-        if self.extractor.clips != clips:
-            what, other = ("clips", "pictures") if clips else ("pictures", "clips")
-            raise DifflabError(
-                f"{study.name}: {self.model.card.name} draws {what}, but the features {self.extractor.name} are of "
-                f"{other}; choose others."
-            )
-        odd = [m for m in study.metrics if (m in _OF_CLIPS) != clips and m not in _OF_BOTH]
-        if odd:
-            raise DifflabError(
-                f"{study.name}: the metric {odd[0]!r} is one of {'pictures' if clips else 'clips'}, but "
-                f"{self.model.card.name} draws {'clips' if clips else 'pictures'}; take "
-                f"{'fvd' if clips else 'fid'} or another."
-            )
-        fewest = min(self.frames_of(s) or 0 for s in study.cells())
-        if clips and study.window is not None and study.window > fewest:
-            raise DifflabError(
-                f"{study.name}: window is {study.window}, but the shortest clips have {fewest} frames; take no more."
-            )
-
-    def _truth_is_known(self) -> None:
-        if not self.truth_known or not self.captions:
-            return
-        fewest = min(settings.count for settings in self.study.cells())
-        told = spoken_of(self.captions[:fewest])
-        untold = [metric for metric in self.study.metrics if metric in SAID and metric not in told]
-        if untold:
-            raise DifflabError(
-                f"{self.study.name}: none of {fewest} captions tells what the metric {untold[0]!r} looks for; take a "
-                "larger count, or leave it out."
-            )
-
-    def _training_is_known(self) -> None:
-        if self.study.nearest:
-            training_data(self.study.name, self.model.card, self.frames_of(self.study.base))
-
     def decides(self, settings: Settings) -> dict[str, Any]:
         """Everything that decides the numbers and the files of one cell; its hash is the cell's key."""
         card, classifier = self.model_of(settings).card, self.model.classifier
@@ -425,38 +277,6 @@ class Bench:
         return 1 if s.extend is None or s.overlap is None else blocks_of(self.model_of(s), s.extend, s.overlap)
 
 
-class Measured(Protocol):
-    """What a study says of how its samples are measured."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def reference(self) -> str: ...
-    @property
-    def split(self) -> str | None: ...
-    @property
-    def metrics(self) -> tuple[Metric, ...]: ...
-
-
-def check_reference(study: Measured, reference: Reference) -> None:
-    """Raise DifflabError unless a study's reference is there, with the pictures that its metrics need."""
-    lone = [metric for metric in study.metrics if metric in POINTWISE]
-    if reference.dataset is None and lone and not reference.has_pictures:
-        raise DifflabError(
-            f"{study.name}: the metric {lone[0]!r} needs the reference's pictures, but {study.reference} holds "
-            "statistics alone; give pictures, or an ADM reference batch."
-        )
-
-
-def check_features(study: Measured, extractor: Extractor) -> None:
-    """Raise DifflabError where a metric needs classes and the features tell none."""
-    if "is" in study.metrics and not extractor.classifies:
-        raise DifflabError(
-            f"{study.name}: the metric 'is' needs features that tell classes, but {extractor.name} have no such head; "
-            "leave it out."
-        )
-
-
 def captions_of(study: Study, dataset: Dataset | None, count: int) -> tuple[str, ...]:
     """A caption each of `count` items of a data set, both drawn at random. Raises DifflabError where it has too few."""
     if not isinstance(dataset, Captioned):
@@ -477,50 +297,6 @@ def captions_of(study: Study, dataset: Dataset | None, count: int) -> tuple[str,
             "such; take a smaller count, or data with captions."
         )
     return tuple(said[int(p * len(said))] for said, p in zip(known, draw.random(count), strict=True))
-
-
-def check_truth(
-    study: Measured, model: str, side: int, classes: int | None, known: Sequence[str] = CLASSES, reads: bool = False
-) -> None:
-    """Raise DifflabError where a metric needs the truth checker, which cannot judge such a model."""
-    asked = [metric for metric in TRUTH if metric in study.metrics]
-    if asked and (study.reference != SHAPES or side != SCENE_SIDE):
-        raise DifflabError(
-            f"{study.name}: the metric {asked[0]!r} needs scenes of known truth; use it with the reference shapes and "
-            f"a model of {SCENE_SIDE}x{SCENE_SIDE} pixels."
-        )
-    said = [metric for metric in asked if metric in SAID]
-    if said and not reads:
-        raise DifflabError(
-            f"{study.name}: the metric {said[0]!r} needs a model that draws what captions say; {model} does not."
-        )
-    told = [metric for metric in asked if metric in ("accuracy", "direction")]
-    if told == ["direction"] and reads:
-        return
-    if told and classes != len(known):
-        raise DifflabError(
-            f"{study.name}: the metric {told[0]!r} needs a model that is told the {len(known)} classes of shapes; "
-            f"{model} is told {classes or 'none'}."
-        )
-
-
-def open_benches(
-    studies: Sequence[tuple[Study, Store]], *, batch: int = 64, device: str | None = None, shelf: Shelf | None = None
-) -> list[Bench]:
-    """A bench for each study and its store, which share what they have in common.
-
-    `device` None takes a GPU where there is one; a `shelf` has what was opened before, and a device of its own.
-
-    Raises DifflabError that names everything the studies miss, all at once, before any work starts.
-    """
-    shelf = shelf or Shelf.on(device)
-    benches = [Bench(study, store, shelf, batch) for study, store in studies]
-    problems = list(dict.fromkeys(problem for bench in benches for problem in bench.problems()))
-    if len(problems) > 1:
-        raise DifflabError("\n".join([f"{len(problems)} things are missing or wrong:", *(f"- {p}" for p in problems)]))
-    if problems:
-        raise DifflabError(problems[0])
-    return benches
 
 
 def draw_of(settings: Settings) -> Draw:

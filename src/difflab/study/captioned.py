@@ -12,7 +12,7 @@ from difflab.data.sources import open_data
 from difflab.errors import DifflabError
 from difflab.score.clipscore import ClipScorer
 from difflab.score.scores import Score
-from difflab.study.measure import picture_batches
+from difflab.study.reference import picture_batches
 
 CLIP = "openai/clip-vit-base-patch32"  # the paper's
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from difflab.data.sources import SHAPES
 from difflab.score.adm import POINTWISE, REFERENCE_POINTS
 from difflab.study.bench import Bench
-from difflab.study.measure import SHAPES
 from difflab.study.record import machine
 from difflab.study.spec import TRUTH, Settings
 from difflab.study.store import packed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,14 +17,14 @@ import torch
 from difflab import files
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
-from difflab.study.spec import parts_of
+from difflab.study.spec import key_of, parts_of
 from difflab.study.store import read_json
 from difflab.zoo.clips import Extension, batches_of
 from difflab.zoo.draw import Draw, labels_of, plan
 from difflab.zoo.model import Model
 
 CHUNK = 256  # pictures, or frames of clips, written at a time
-_RECORD = "run.json"
+_RECORD, _WHOLE = "run.json", "whole.npz"
 _WAIT = 1.0  # seconds between looks for what other processes draw
 
 
@@ -55,7 +56,8 @@ def draw_npz(
     """Draw `n` samples into `out`: `arr_0` the pictures and, for a model that is told classes, `arr_1` these.
 
     Chunks wait in `<out>.parts/` until all are there, then become one file and go. The same call goes on after a kill;
-    the pictures depend on the settings alone, not on kills or on how many processes drew.
+    the pictures depend on the settings alone, not on kills or on how many processes drew. The file tells its run by the
+    comment of the archive, a hash: the same call again finds it and draws nothing, any other leaves it alone.
 
     Args:
         n: how many samples, numbers 0 to n - 1.
@@ -65,7 +67,8 @@ def draw_npz(
         share: this process's; None takes what torchrun says.
         watch: is told how many samples there are as far as this process knows.
 
-    Returns how many samples this process drew. Raises DifflabError where parts of another run lie, or the disk refuses.
+    Returns how many samples this process drew. Raises DifflabError where a file or parts of another run lie, or where
+    the disk refuses.
     """
     share = share or Share.of_environment()
     plan(model, draw)
@@ -73,9 +76,10 @@ def draw_npz(
         extension.check(model)
     parts, size = out.with_name(out.name + ".parts"), _chunk_size(model, extension)
     mine = [number for number, _ in enumerate(parts_of(n, size)) if number % share.world == share.rank]
-    if share.rank and not mine:
+    record = _record(model, draw, n, seed, size, extension)
+    if (share.rank and not mine) or (not parts.exists() and _is_there(out, record)):
         return 0
-    _claim(parts, _record(model, draw, n, seed, size, extension))
+    _claim(parts, record)
     _mark(parts, share).unlink(missing_ok=True)
     try:
         drawn = _draw_chunks(parts, model, draw, n, seed, batch, extension, share, watch)
@@ -87,7 +91,10 @@ def draw_npz(
         _mark(parts, share).touch()
     else:
         labels = labels_of(model, draw, seed, range(n))
-        save_samples(out, _gathered(parts, n, size), None if labels is None else labels.cpu().numpy())
+        whole = parts / _WHOLE
+        save_samples(whole, _gathered(parts, n, size), None if labels is None else labels.cpu().numpy())
+        _sign(whole, record)
+        os.replace(whole, out)
         _await_others(parts, min(share.world, len(parts_of(n, size))))
         shutil.rmtree(parts)
     return drawn
@@ -131,6 +138,29 @@ def _record(model: Model, draw: Draw, n: int, seed: int, chunk: int, extension: 
         "extension": None if extension is None else extension.record(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
     }
+
+
+def _signature(record: dict[str, Any]) -> bytes:
+    """What tells a file's run, as the comment of its archive."""
+    return f"difflab {key_of(record)}".encode()
+
+
+def _sign(path: Path, record: dict[str, Any]) -> None:
+    with files.explained(path), open(path, "r+b") as file:
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.comment = _signature(record)
+        os.fsync(file.fileno())
+
+
+def _is_there(out: Path, record: dict[str, Any]) -> bool:
+    """Whether the file of this run is there already. Raises DifflabError for any other file: it may be all there is."""
+    if not out.exists():
+        return False
+    if zipfile.is_zipfile(out):
+        with zipfile.ZipFile(out) as archive:
+            if archive.comment == _signature(record):
+                return True
+    raise DifflabError(f"{out}: is there already, of another run; delete it, or choose another --out.")
 
 
 def _claim(parts: Path, record: dict[str, Any]) -> None:

@@ -15,11 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from difflab import files
 from difflab.data.shapes import Shapes, sample_scenes
-from difflab.data.sources import open_data
+from difflab.data.sources import SHAPES, open_data
 from difflab.errors import DifflabError
-from difflab.study.bench import check_features, check_reference, check_truth
+from difflab.study.demands import check_features, check_reference, check_truth
+from difflab.study.features import choose_features, open_extractor
 from difflab.study.learning import Learning, LearningStudy, Point, Variant
-from difflab.study.measure import FRESH_SEED, SHAPES, Reference, choose_features, open_extractor, picture_batches
+from difflab.study.reference import FRESH_SEED, Reference, picture_batches
 from difflab.study.result import Result
 from difflab.study.run import run_study
 from difflab.study.spec import Study, key_of

@@ -10,10 +10,10 @@ import numpy as np
 
 from difflab.data.clips import Window, open_clips
 from difflab.data.dataset import Crop, Dataset
-from difflab.data.sources import open_data
+from difflab.data.sources import SHAPES, open_data
 from difflab.errors import DifflabError
 from difflab.score.extractors import Extractor
-from difflab.study.measure import SHAPES, SHAPES_REFERENCE, feature_batches, scenes
+from difflab.study.reference import SHAPES_REFERENCE, feature_batches, scenes
 from difflab.study.spec import Study
 from difflab.zoo.card import Card
 from difflab.zoo.families import FamilyName

@@ -23,8 +23,9 @@ from difflab.score.extractors import (
 )
 from difflab.score.i3d import I3D
 from difflab.score.inception import InceptionFID
-from difflab.study.bench import Bench, Shelf
-from difflab.study.measure import choose_features, open_extractor
+from difflab.study.bench import Bench
+from difflab.study.features import choose_features, open_extractor
+from difflab.study.shelf import Shelf
 from difflab.study.spec import Settings, Study, View
 from difflab.study.store import Store
 from difflab.study.work import Work, gradient, work_of

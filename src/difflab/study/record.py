@@ -16,9 +16,9 @@ import torch
 from difflab import __version__
 from difflab.core.names import Spacing
 from difflab.core.schedule import path
+from difflab.data.sources import SHAPES
 from difflab.score.scores import metric_name
 from difflab.study.bench import Bench, draw_of
-from difflab.study.measure import SHAPES
 from difflab.study.spec import SAID, Metric, Settings, Study
 from difflab.zoo.draw import grid_note
 

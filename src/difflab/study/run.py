@@ -14,14 +14,16 @@ from difflab import files
 from difflab.data.sources import is_place
 from difflab.errors import DifflabError
 from difflab.places import Place, place
-from difflab.study.bench import Bench, open_benches
+from difflab.study.bench import Bench
 from difflab.study.chunks import Chunk, chunks_in_turn, longest_first
 from difflab.study.engine import Done, Engine, Failure, Local, make_engine
+from difflab.study.floors import Real, ToRead, look_at_reference
+from difflab.study.opening import open_benches
 from difflab.study.outline import sketch
 from difflab.study.plan import OPERATIONS, Plan, plan_of
 from difflab.study.record import CAPTIONS_FILE, command, metric_names, notes, passport, where
 from difflab.study.result import Result, Row, read_result
-from difflab.study.scoring import Real, Scored, ToRead, ToScore, differences, look_at_reference
+from difflab.study.scoring import Scored, ToScore, differences
 from difflab.study.spec import Settings, Study, read_study
 from difflab.study.store import Store
 from difflab.study.todo import Task, Todo, work

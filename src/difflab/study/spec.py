@@ -127,13 +127,13 @@ class Study(BaseModel):
     classifier, by name or path, that guides cells with a classifier_scale; reference: data set name, folder,
     archive, lmdb or statistics .npz; split: of a reference that has several; stride, fps: how clips are taken from
     its films, as the model was trained when left out (see `data.clips.Window`); features: the network that FD is
-    measured with, None chooses (see `measure.choose_features`); metrics: `fid` (called FD unless the features are
+    measured with, None chooses (see `features.choose_features`); metrics: `fid` (called FD unless the features are
     Inception's), `kid`, `is`, `precision`, `recall`, `density`, `coverage` and, on `shapes`, `valid` and
     `accuracy`, whether a scene is of the class asked for, or of models of captions `caption`, whether all that the
     caption says is there, `caption-one` and `caption-two` of captions of one and of two shapes, and one for each
     aspect, such as `colour`; of clips `fvd` and `kvd` (called FD and KID unless the features are I3D's),
     `fvd-window`, of the first `window` frames alone, so that clips of different lengths compare, `fvd-last`, of the
-    last ones against the last ones of real clips as long, `fvd-frozen` and `fvd- shuffled`, the controls that tell
+    last ones against the last ones of real clips as long, `fvd-frozen` and `fvd-shuffled`, the controls that tell
     whether motion is seen, `fid-frames`, of one frame of each clip, which sees no motion, and on `shapes`
     `direction`, whether a clip moves where it was asked to; clip: the CLIP of `clipscore`, of models of captions, a
     folder or hub id (see `score.clipscore`); skip_broken: pass over pictures of the reference that cannot be

@@ -16,12 +16,14 @@ from scipy.special import stdtrit
 
 from difflab import files
 from difflab.core.names import SamplerName, Spacing
+from difflab.data.sources import SHAPES
 from difflab.errors import DifflabError
 from difflab.places import Place, place
-from difflab.study.bench import Shelf, draw_of, open_benches
-from difflab.study.measure import SHAPES
+from difflab.study.bench import draw_of
+from difflab.study.opening import open_benches
 from difflab.study.result import Result, Row
 from difflab.study.run import Watch, run_benches
+from difflab.study.shelf import Shelf
 from difflab.study.spec import Metric, Settings, Study, steps_within
 from difflab.study.store import Store
 from difflab.zoo.draw import plan
