@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from difflab.errors import DifflabError
-from difflab.report import build_report, figures, load_results
+from difflab.report import build_report, draw, load_results
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use"}
 
@@ -193,7 +193,7 @@ def told(make_result):
 
 
 def test_captions_stand_beside_what_was_drawn_for_them(told):
-    sheet = figures.strip(told)
+    sheet = draw.strip(told)
     assert sheet is not None
     for word in ("small", "square", "background"):
         assert word in sheet

@@ -30,6 +30,7 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 _RAMPS = ("warm", "deep")
 _SPREAD = {1: (0,), 2: (0, 4), 3: (0, 3, 4), 4: (0, 1, 3, 4), 5: (0, 1, 2, 3, 4), 6: (0, 1, 2, 3, 4, 5)}
+_DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ((0, ()), (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
 
@@ -78,3 +79,8 @@ class Palette:
 def _order(value: Scalar) -> tuple[bool, float, str]:
     number = isinstance(value, int | float)
     return (not number, float(value) if isinstance(value, int | float) else 0.0, str(value))
+
+
+def distinct(n: int) -> list[tuple[str, str]]:
+    """Colour and marker of n curves that have no order."""
+    return [(COLOURS[_DISTINCT[i % len(_DISTINCT)]][0], _MARKERS[i % len(_MARKERS)]) for i in range(n)]
