@@ -49,7 +49,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Test:
+class Check:
     """One comparison: what was measured, in words, and on which side of the finding its interval lies."""
 
     measured: str
@@ -64,7 +64,7 @@ class Claim:
     """
 
     finding: str
-    tests: Callable[[Found], list[Test]] = lambda found: []
+    tests: Callable[[Found], list[Check]] = lambda found: []
     against: str = ""
     unclear: str = ""
 
@@ -74,7 +74,7 @@ class Judged:
     """A claim beside what was measured."""
 
     claim: Claim
-    tests: list[Test]
+    tests: list[Check]
 
     @property
     def verdict(self) -> Verdict:
@@ -107,27 +107,27 @@ def claims_table(each: Sequence[Judged]) -> str:
     return "\n".join(lines)
 
 
-def better(result: Result, metric: Metric, a: Row, b: Row) -> Test:
+def better(result: Result, metric: Metric, a: Row, b: Row) -> Check:
     """That row b scores better than row a."""
     step = compare(result, metric, a, b)
     return _between(result, metric, a, b, step, step.better)
 
 
-def worse(result: Result, metric: Metric, a: Row, b: Row) -> Test:
+def worse(result: Result, metric: Metric, a: Row, b: Row) -> Check:
     """That row b scores worse than row a."""
     step = compare(result, metric, a, b)
     return _between(result, metric, a, b, step, not step.better)
 
 
-def _between(result: Result, metric: Metric, a: Row, b: Row, step: Comparison, expected: bool) -> Test:
+def _between(result: Result, metric: Metric, a: Row, b: Row, step: Comparison, expected: bool) -> Check:
     text = (
         f"{words.capital(named(result, metric))} is {score_of(metric, a)} at {words.settings(a.varied)} and "
         f"{score_of(metric, b)} at {words.settings(b.varied)} ({evidence_of(metric, step)})."
     )
-    return Test(text, ("for" if expected else "against") if step.clear else "open")
+    return Check(text, ("for" if expected else "against") if step.clear else "open")
 
 
-def falling_returns(result: Result, metric: Metric, curve: Curve) -> list[Test]:
+def falling_returns(result: Result, metric: Metric, curve: Curve) -> list[Check]:
     """That a doubling of the steps gains more between the first two settings than between the last two of a curve;
     no test of fewer than three."""
     if len(curve.rows) < 3:
@@ -138,7 +138,7 @@ def falling_returns(result: Result, metric: Metric, curve: Curve) -> list[Test]:
         f"{'gains' if step.better else 'loses'} {size_of(metric, step, evidence=True)} from {at(curve, rows[0])} on"
         for step, rows in ((early, curve.rows[:2]), (late, curve.rows[-2:]))
     ]
-    return [Test(f"{where} doubling {gains[0]} and {gains[1]}.", larger(early, late))]
+    return [Check(f"{where} doubling {gains[0]} and {gains[1]}.", larger(early, late))]
 
 
 def _a_doubling(result: Result, metric: Metric, a: Row, b: Row) -> Comparison:
@@ -157,25 +157,25 @@ def larger(first: Comparison, second: Comparison) -> Side:
     return "for" if one[0] > two[1] else "against" if two[0] > one[1] else "open"
 
 
-def linear(fit: Fit) -> Test:
+def linear(fit: Fit) -> Check:
     """That time is linear in network calls: against only where cells stand off the line by more than chance."""
-    return Test(fit_sentence(fit), "for" if fit.linear else "open" if fit.straight else "against")
+    return Check(fit_sentence(fit), "for" if fit.linear else "open" if fit.straight else "against")
 
 
-def as_long(axis: str, ratio: Ratio, expected: float = 1.0) -> Test:
+def as_long(axis: str, ratio: Ratio, expected: float = 1.0) -> Check:
     """That one end of an axis takes `expected` times as long as the other, to within a tenth of that."""
     low, high = ratio.low / expected, ratio.high / expected
     inside, outside = low > 1 - NEAR and high < 1 + NEAR, high < 1 - NEAR or low > 1 + NEAR
-    return Test(ratio_sentence(axis, ratio), "for" if inside else "against" if outside else "open")
+    return Check(ratio_sentence(axis, ratio), "for" if inside else "against" if outside else "open")
 
 
-def ahead(measure: Measure, a: str, b: str) -> Test:
+def ahead(measure: Measure, a: str, b: str) -> Check:
     """That variant a is better than variant b at the end of training, over the seeds."""
     gap = measure.gap(a, b)
     sign = -1.0 if measure.more_is_better else 1.0
     side: Side = ("for" if sign * gap.mean > 0 else "against") if gap.clear else "open"
     means = f"{mean_text(measure, a)} with {a} and {mean_text(measure, b)} with {b}"
-    return Test(f"{words.capital(measure.name)} is {means} ({_gap_text(gap)}).", side)
+    return Check(f"{words.capital(measure.name)} is {means} ({_gap_text(gap)}).", side)
 
 
 def _gap_text(gap: Gap) -> str:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from difflab.report.claims import Claim, Found, Test, ahead, as_long, better, falling_returns, larger, linear, worse
+from difflab.report.claims import Check, Claim, Found, ahead, as_long, better, falling_returns, larger, linear, worse
 from difflab.report.curves import curves, first_axis, scored
 from difflab.report.effects import ends
 from difflab.report.learning import measures
 from difflab.report.paper import TABLES
-from difflab.report.phrases import size_of
+from difflab.report.phrases import at, size_of
 from difflab.report.timing import linear_fit, ratio
-from difflab.report.words import settings
+from difflab.report.words import duration, settings
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric
 
 
-def _more_steps(study: str) -> Callable[[Found], list[Test]]:
+def _more_steps(study: str) -> Callable[[Found], list[Check]]:
     """That a study's main metric improves from the fewest steps to the most, on each of its curves."""
 
-    def tests(found: Found) -> list[Test]:
+    def tests(found: Found) -> list[Check]:
         if (result := found.result(study)) is None:
             return []
         metric = next(iter(result.metric_names))
@@ -29,10 +29,10 @@ def _more_steps(study: str) -> Callable[[Found], list[Test]]:
     return tests
 
 
-def _levels_off(study: str) -> Callable[[Found], list[Test]]:
+def _levels_off(study: str) -> Callable[[Found], list[Check]]:
     """That a study's main metric gains less and less by each doubling of the steps, on each of its curves."""
 
-    def tests(found: Found) -> list[Test]:
+    def tests(found: Found) -> list[Check]:
         if (result := found.result(study)) is None:
             return []
         metric = next(iter(result.metric_names))
@@ -42,7 +42,7 @@ def _levels_off(study: str) -> Callable[[Found], list[Test]]:
     return tests
 
 
-def _no_noise_at_few_steps(found: Found) -> list[Test]:
+def _no_noise_at_few_steps(found: Found) -> list[Check]:
     """That eta 0 beats the largest eta at the fewest steps."""
     result = found.result("ddim-eta")
     if result is None or (both := ends(result, "fid")) is None:
@@ -50,7 +50,7 @@ def _no_noise_at_few_steps(found: Found) -> list[Test]:
     return [worse(result, "fid", both[0].rows[0], both[0].rows[-1])]
 
 
-def _gap_shrinks(found: Found) -> list[Test]:
+def _gap_shrinks(found: Found) -> list[Check]:
     """That the effect of eta is larger at the fewest steps than at the most."""
     result = found.result("ddim-eta")
     if result is None or (both := ends(result, "fid")) is None:
@@ -61,34 +61,46 @@ def _gap_shrinks(found: Found) -> list[Test]:
         f"{settings(line.setting)}"
         for line, step in ((few, small), (many, large))
     ]
-    return [Test(f"From the least eta to the largest it is {told[0]} and {told[1]}.", larger(small, large))]
+    return [Check(f"From the least eta to the largest it is {told[0]} and {told[1]}.", larger(small, large))]
 
 
-def _time_is_linear(found: Found) -> list[Test]:
+def _time_is_linear(found: Found) -> list[Check]:
     results = [result for name in ("ddim-steps", "ddim-eta") if (result := found.result(name)) is not None]
     return [linear(fit) for result in results[-1:] if (fit := linear_fit(result)) is not None]
 
 
-def _time_by(study: str, axis: str, proportional: bool = False) -> Callable[[Found], list[Test]]:
+def _time_by(study: str, axis: str, proportional: bool = False) -> Callable[[Found], list[Check]]:
     """That samples take as long at both ends of an axis, or in proportion to its values."""
 
-    def tests(found: Found) -> list[Test]:
+    def tests(found: Found) -> list[Check]:
         result = found.result(study)
-        if result is None or axis not in result.study.axes or (taken := ratio(result, axis)) is None:
+        if result is None or axis not in result.study.axes:
             return []
+        if (taken := ratio(result, axis)) is None:
+            return _plain_times(result, axis)
         return [as_long(axis, taken, float(taken.b or 0) / float(taken.a or 1) if proportional else 1.0)]
 
     return tests
 
 
-def _some_guidance(found: Found) -> list[Test]:
+def _plain_times(result: Result, axis: str) -> list[Check]:
+    """The times at both ends of the only axis, where chunks are too few for an interval."""
+    rows = [row for row in result.rows if row.seconds_per_sample > 0]
+    if list(result.study.axes) != [axis] or len(rows) < 2:
+        return []
+    line = curves(rows, axis)[0]
+    a, b = (f"{duration(row.seconds_per_sample)} with {at(line, row)}" for row in (line.rows[0], line.rows[-1]))
+    return [Check(f"A sample takes {a} and {b}, from too few chunks for an interval.", "open")]
+
+
+def _some_guidance(found: Found) -> list[Check]:
     """That FID is better at scale 1.5 than at 1."""
     result = found.result("dit-cfg")
     off, some = (_at(result, "fid", "guidance", scale) for scale in (1.0, 1.5))
     return [better(result, "fid", off, some)] if result and off and some else []
 
 
-def _too_much_guidance(found: Found) -> list[Test]:
+def _too_much_guidance(found: Found) -> list[Check]:
     """That FID is worse at the largest scale than at 1.5."""
     result = found.result("dit-cfg")
     some = _at(result, "fid", "guidance", 1.5)
@@ -96,10 +108,10 @@ def _too_much_guidance(found: Found) -> list[Test]:
     return [worse(result, "fid", some, rows[-1])] if result and some and rows[-1].key != some.key else []
 
 
-def _fidelity_for_diversity(study: str) -> Callable[[Found], list[Test]]:
+def _fidelity_for_diversity(study: str) -> Callable[[Found], list[Check]]:
     """That precision rises and recall falls from the least to the largest scale."""
 
-    def tests(found: Found) -> list[Test]:
+    def tests(found: Found) -> list[Check]:
         if (result := found.result(study)) is None:
             return []
         lines = curves([row for row in scored(result, "recall") if "precision" in row.scores], first_axis(result))
@@ -113,15 +125,15 @@ def _fidelity_for_diversity(study: str) -> Callable[[Found], list[Test]]:
     return tests
 
 
-def _zero_leads(found: Found) -> list[Test]:
+def _zero_leads(found: Found) -> list[Check]:
     return _ahead_of(found, [("adaLN-Zero", other) for other in ("adaLN", "cross-attention", "in-context")])
 
 
-def _order_of_the_rest(found: Found) -> list[Test]:
+def _order_of_the_rest(found: Found) -> list[Check]:
     return _ahead_of(found, [("adaLN", "cross-attention"), ("cross-attention", "in-context")])
 
 
-def _ahead_of(found: Found, pairs: list[tuple[str, str]]) -> list[Test]:
+def _ahead_of(found: Found, pairs: list[tuple[str, str]]) -> list[Check]:
     learning = found.learning("dit-conditioning")
     if learning is None:
         return []
@@ -129,7 +141,7 @@ def _ahead_of(found: Found, pairs: list[tuple[str, str]]) -> list[Test]:
     return [ahead(fid, a, b) for a, b in pairs if a in fid.values and b in fid.values] if fid else []
 
 
-def _trained_length(found: Found) -> list[Test]:
+def _trained_length(found: Found) -> list[Check]:
     """That clips of the length that was trained are better than others, where all show as many frames."""
     result = found.result("vdm-frames")
     if result is None:
@@ -142,7 +154,7 @@ def _trained_length(found: Found) -> list[Test]:
     return [worse(result, "fvd-window", trained, other) for other in others]
 
 
-def _order_two_leads(found: Found) -> list[Test]:
+def _order_two_leads(found: Found) -> list[Check]:
     """That DPM-Solver++ 2M beats DDIM at each number of calls from 10 to 20."""
     if (result := found.result("samplers")) is None:
         return []

@@ -112,7 +112,7 @@ def summary(result: Result, metric: Metric, curve: Curve) -> str:
     if len(curve.rows) == 1 or not numeric(curve.places) or (moves := shape(result, metric, curve)).kind != "one way":
         return trend(result, metric, curve)
     top = best(curve.rows, metric)
-    if top.key not in (first.key, last.key):
+    if top.key != last.key and compare(result, metric, last, top).clear and top.key != first.key:
         return best_cell(result, metric)[0]
     verb = "rises" if moves.ends.change > 0 else "falls"
     where = f"At {words.settings(curve.setting)}, " if curve.setting else ""
