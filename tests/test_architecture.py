@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 WITHOUT_TORCH = [
     *(f"study/{name}.py" for name in ("spec", "store", "result", "presets", "learning")),
-    *(f"report/{path.name}" for path in SOURCE.glob("report/*.py")),
+    *(str(path.relative_to(SOURCE)) for path in SOURCE.glob("report/**/*.py")),
 ]
 
 

@@ -5,7 +5,9 @@ import re
 import pytest
 
 from difflab.report.curves import compare, curves
-from difflab.report.findings import choices, contrast, findings, headline, knee, trend
+from difflab.report.effects import choices, contrast
+from difflab.report.findings import findings, headline
+from difflab.report.trend import knee, trend
 from difflab.study.result import Score
 
 

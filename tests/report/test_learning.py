@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from difflab.report.learning import build_learning_table, learning_findings, learning_headline
+from difflab.report.learning import build_learning_table, learning_course, learning_findings, learning_headline
 from difflab.study.learning import Learning, Point, Variant, parse_learning
 from difflab.study.result import Score
 
@@ -61,7 +61,7 @@ def test_a_leader_that_began_last_is_told(make_learning):
             "early": [[0.4, 0.41, 0.42], [0.3, 0.31, 0.32], [0.2, 0.21, 0.22]],
         }
     )
-    assert learning_headline(learning).endswith(
+    assert learning_course(learning) == (
         "It did not start so: after 1,000 pictures it is the last, clearly behind early (by 0.1000 [0.1000, 0.1000]); "
         "its mean is the lowest from 2,000 on, and clearly."
     )

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 import pytest
 
 from difflab.errors import DifflabError
-from difflab.report import build_report, figures, load_results
+from difflab.report import build_report, draw, load_results
 
 VOID = {"meta", "br", "img", "link", "hr", "input", "path", "use"}
 
@@ -77,7 +77,7 @@ def test_page_is_one_file_that_opens_offline_and_whose_links_lead_somewhere(ddim
 
 def test_page_says_what_the_problem_set_asks(ddim, tmp_path):
     text = " ".join("".join(read(build_report(ddim, tmp_path / "out")).text).split())
-    assert "What “implicit” means in DDIM" in text
+    assert "What “implicit” means" in text
     assert "they mean FID" in text
     assert "FD (shapes-image) is not FID." in text
     assert "the paper, CIFAR-10, FID" in text
@@ -193,7 +193,7 @@ def told(make_result):
 
 
 def test_captions_stand_beside_what_was_drawn_for_them(told):
-    sheet = figures.strip(told)
+    sheet = draw.strip(told)
     assert sheet is not None
     for word in ("small", "square", "background"):
         assert word in sheet
@@ -218,7 +218,7 @@ def test_one_aspect_alone_has_its_own_figure(told, tmp_path):
 def test_bonus_chapters_have_answers_that_lead_nowhere_wrong(problem_set, steps_result, tmp_path):
     page = build_report([steps_result(3.0, 2.0, 1.0)], tmp_path / "out", problem_set=problem_set)
     text = page.read_text(encoding="utf-8")
-    assert "References." in text
+    assert "References</h2>" in text
     for target in re.findall(r'href="#([^"]+)"', text):
         assert f'id="{target}"' in text, target
 

@@ -58,9 +58,13 @@ def heading(learning: Learning, metric: Metric) -> str:
 
 
 @dataclass(frozen=True)
-class _Measure:
-    """A number of every training after some step: its name and unit, by variant its values in order of the seeds."""
+class Measure:
+    """A number of every training after some step: its name and unit, by variant its values in order of the seeds.
 
+    metric: None for the held-out loss.
+    """
+
+    metric: Metric | None
     name: str
     unit: str
     values: dict[str, list[float]]
@@ -95,6 +99,7 @@ class Gap:
 
     @property
     def clear(self) -> bool:
+        """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     @property
@@ -107,27 +112,25 @@ class Gap:
 
 
 def learning_headline(learning: Learning) -> str:
-    """Which variant leads by held-out loss at the end, over which others clearly, and since when."""
-    loss = _measures(learning, learning.study.snapshots[-1])[0]
+    """Which variant leads by held-out loss at the end, and over which others clearly."""
+    loss = measures(learning, learning.study.snapshots[-1])[0]
     first, *others = loss.ranked
     seeds = len(learning.study.seeds)
     trained = f"Of {len(learning.variants)} variants trained alike, " if others else ""
     trained += f"with {seeds} seeds each" if seeds > 1 else "with one seed"
     shown = words.capital(f"{trained} ({learning.study.name}), after {_pictures(learning, -1)} pictures")
     if not others:
-        return f"{shown} the held-out loss is {_mean_text(loss, first)} with {first}."
-    return (
-        f"{shown} {first} has the lowest held-out loss, {_mean_text(loss, first)}, {_ahead(loss)}.{_course(learning)}"
-    )
+        return f"{shown} the held-out loss is {mean_text(loss, first)} with {first}."
+    return f"{shown} {first} has the lowest held-out loss, {mean_text(loss, first)}, {_ahead(loss)}."
 
 
 def learning_findings(learning: Learning) -> list[str]:
-    """The headline, and for every measure how the variants compare at the end: in order, each with the next one."""
+    """The headline with its course, and for every measure how the variants compare at the end, each with the next."""
     seeds = len(learning.study.seeds)
-    sentences = [learning_headline(learning)]
-    for measure in _measures(learning, learning.study.snapshots[-1]):
+    sentences = [" ".join(told for told in (learning_headline(learning), learning_course(learning)) if told)]
+    for measure in measures(learning, learning.study.snapshots[-1]):
         order = measure.ranked
-        means = words.listed(f"{_mean_text(measure, variant)} with {variant}" for variant in order)
+        means = words.listed(f"{mean_text(measure, variant)} with {variant}" for variant in order)
         over = f", means of {seeds} seeds" if seeds > 1 else ""
         steps = [_step(measure, a, b) for a, b in pairwise(order)]
         told = f" Each and the next, seed by seed: {'; '.join(steps)}." if steps else ""
@@ -137,10 +140,10 @@ def learning_findings(learning: Learning) -> list[str]:
 
 def loss_gaps(learning: Learning, a: str, b: str) -> list[Gap]:
     """How far the held-out loss of variant b is above that of a, at each snapshot."""
-    return [_measures(learning, step)[0].gap(a, b) for step in learning.study.snapshots]
+    return [measures(learning, step)[0].gap(a, b) for step in learning.study.snapshots]
 
 
-def _ahead(measure: _Measure) -> str:
+def _ahead(measure: Measure) -> str:
     first, *others = measure.ranked
     beaten = measure.beaten()
     if len(beaten) == len(others):
@@ -155,9 +158,9 @@ def _ahead(measure: _Measure) -> str:
     return f"clearly ahead of {words.listed(beaten)}, not of {words.listed(o for o in others if o not in beaten)}"
 
 
-def _course(learning: Learning) -> str:
-    """Whether the variant that leads at the end always did."""
-    losses = [_measures(learning, step)[0] for step in learning.study.snapshots]
+def learning_course(learning: Learning) -> str:
+    """That the variant that leads at the end did not always, and since when it does; empty if it always did."""
+    losses = [measures(learning, step)[0] for step in learning.study.snapshots]
     leader = losses[-1].ranked[0]
     start, *others = losses[0].ranked
     if start == leader:
@@ -170,10 +173,10 @@ def _course(learning: Learning) -> str:
     clear = [i for i in range(since, len(losses)) if len(losses[i].beaten()) == len(others)]
     if clear:
         told += f", clearly from {_pictures(learning, clear[0])} on" if clear[0] > since else ", and clearly"
-    return f" It did not start so: after {_pictures(learning, 0)} pictures it is{last} {behind}; {told}."
+    return f"It did not start so: after {_pictures(learning, 0)} pictures it is{last} {behind}; {told}."
 
 
-def _step(measure: _Measure, a: str, b: str) -> str:
+def _step(measure: Measure, a: str, b: str) -> str:
     gap = measure.gap(a, b)
     points = " percentage points" if measure.unit else ""
     if gap.clear:
@@ -189,7 +192,7 @@ def _pictures(learning: Learning, snapshot: int) -> str:
     return words.fixed(learning.of(learning.variants[0].name, step)[0].images, 0)
 
 
-def _mean_text(measure: _Measure, variant: str) -> str:
+def mean_text(measure: Measure, variant: str) -> str:
     """A mean with as many digits as the spread over seeds supports, the same for all variants."""
     spreads = [(mean(v), min(v), max(v)) for v in measure.values.values()]
     wide = [spread for spread in spreads if spread[1] < spread[2]]
@@ -197,14 +200,16 @@ def _mean_text(measure: _Measure, variant: str) -> str:
     return f"{words.fixed(mean(measure.values[variant]), places)}{measure.unit}"
 
 
-def _measures(learning: Learning, step: int) -> list[_Measure]:
+def measures(learning: Learning, step: int) -> list[Measure]:
+    """The held-out loss and all scores of the trainings after a step, in this order."""
+
     def of(metric: Metric | None) -> dict[str, list[float]]:
         return {v.name: [learned(p, metric) for p in _by_seed(learning.of(v.name, step))] for v in learning.variants}
 
-    found = [_Measure("held-out loss", "", of(None))]
+    found = [Measure(None, "held-out loss", "", of(None))]
     for metric, name in learning.metric_names.items():
         short = words.SHARES[metric][0] if metric in words.SHARES else name.split(" (")[0]
-        found.append(_Measure(short, words.unit(metric), of(metric), metric in MORE_IS_BETTER))
+        found.append(Measure(metric, short, words.unit(metric), of(metric), metric in MORE_IS_BETTER))
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from difflab.report.curves import Curve
+from difflab.report.curves import Curve, numeric
 from difflab.study.result import Result
 from difflab.study.spec import Scalar
 
@@ -30,6 +30,8 @@ COLOURS: dict[str, tuple[str, str]] = {
 }
 _RAMPS = ("warm", "deep")
 _SPREAD = {1: (0,), 2: (0, 4), 3: (0, 3, 4), 4: (0, 1, 3, 4), 5: (0, 1, 2, 3, 4), 6: (0, 1, 2, 3, 4, 5)}
+_NAMES = (0, 2, 5, 3, 1, 4)  # slots of names: apart from those that two to four numbers, such as etas, have
+_DISTINCT = ("warm-0", "warm-4", "warm-2", "warm-3", "deep-2", "warm-5")  # for names without an order
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _LINES = ((0, ()), (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (9, 3)))
 
@@ -70,7 +72,7 @@ class Palette:
         if value not in known:
             return Look(COLOURS["warm-0"][0], _MARKERS[0], _LINES[0])
         index = known.index(value)
-        slots = _SPREAD.get(len(known), _SPREAD[6])
+        slots = _SPREAD.get(len(known), _SPREAD[6]) if numeric(known) else _NAMES
         colour = COLOURS[f"{self._ramp[axis]}-{slots[index % len(slots)]}"][0]
         return Look(colour, _MARKERS[index % len(_MARKERS)], _LINES[index % len(_LINES) if curve.setting else 0])
 
@@ -78,3 +80,8 @@ class Palette:
 def _order(value: Scalar) -> tuple[bool, float, str]:
     number = isinstance(value, int | float)
     return (not number, float(value) if isinstance(value, int | float) else 0.0, str(value))
+
+
+def distinct(n: int) -> list[tuple[str, str]]:
+    """Colour and marker of n curves that have no order."""
+    return [(COLOURS[_DISTINCT[i % len(_DISTINCT)]][0], _MARKERS[i % len(_MARKERS)]) for i in range(n)]

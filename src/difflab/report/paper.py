@@ -14,7 +14,7 @@ from difflab.report.curves import scored
 from difflab.study.result import Result
 
 STEPS = (10, 20, 50, 100)
-_TABLES: dict[str, dict[float, tuple[float, ...]]] = {
+TABLES: dict[str, dict[float, tuple[float, ...]]] = {
     "CIFAR-10, FID": {
         0.0: (13.36, 6.84, 4.67, 4.16),
         0.2: (14.04, 7.11, 4.77, 4.25),
@@ -65,7 +65,7 @@ def beside_paper(results: Sequence[Result]) -> PaperTable | None:
     etas = sorted({eta for eta, _ in found})
     name = next(result.metric_names["fid"] for result in results if _ours(result) == found)
     sources = [_source(f"this report, {name}", True, found, etas, steps)]
-    for paper, table in _TABLES.items():
+    for paper, table in TABLES.items():
         numbers = {(eta, step): row[STEPS.index(step)] for eta, row in table.items() for step in steps}
         sources.append(_source(f"the paper, {paper}", False, numbers, etas, steps))
     return PaperTable(steps, f"eta 0 at {steps[-1]} steps", sources)

@@ -114,11 +114,12 @@ def timing(result: Result, telling: bool = False) -> list[str]:
     """
     fit = linear_fit(result)
     others = [(axis, ratio(result, axis)) for axis in result.study.axes if axis not in ("steps", "count")]
-    lines = [_line(fit)] if fit and (fit.linear or not telling) else []
-    return lines + [_said(axis, found) for axis, found in others if found and (found.decided or not telling)]
+    lines = [fit_sentence(fit)] if fit and (fit.linear or not telling) else []
+    return lines + [ratio_sentence(axis, found) for axis, found in others if found and (found.decided or not telling)]
 
 
-def _line(fit: Fit) -> str:
+def fit_sentence(fit: Fit) -> str:
+    """Whether time is linear in network calls, and by how much each adds."""
     share = f"R² = {_r2(fit.r2)} over {fit.counts} numbers of calls"
     if not fit.linear:
         return f"A straight line in the number of network calls does not describe these sampling times well ({share})."
@@ -129,7 +130,8 @@ def _line(fit: Fit) -> str:
     )
 
 
-def _said(axis: str, found: Ratio) -> str:
+def ratio_sentence(axis: str, found: Ratio) -> str:
+    """How many times as long a sample takes at one end of an axis as at the other."""
     places = words.decimals(found.value, found.low, found.high)
     value, low, high = (words.fixed(x, places) for x in (found.value, found.low, found.high))
     return (

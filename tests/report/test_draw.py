@@ -4,11 +4,11 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from difflab.report import figures
+from difflab.report import draw
 from difflab.report.curves import curves
-from difflab.report.findings import knee
 from difflab.report.palette import COLOURS, Palette
 from difflab.report.timing import linear_fit
+from difflab.report.trend import knee
 from difflab.study.result import Score
 from difflab.study.spec import Settings
 
@@ -28,17 +28,17 @@ def grid(make_result):
 
 
 def test_axes_are_named_with_units_and_curves_with_settings(grid):
-    quality = texts(figures.quality_curve(grid, "fid", Palette([grid])))
+    quality = texts(draw.quality_curve(grid, "fid", Palette([grid])))
     assert "FD (shapes-image), lower is better, log scale" in quality
     assert {"5\u00a0steps", "10\u00a0steps", "100\u00a0steps"} <= set(quality)
-    cost = texts(figures.quality_time(grid, "fid", Palette([grid])))
+    cost = texts(draw.quality_time(grid, "fid", Palette([grid])))
     assert "sampling time (milliseconds per sample)" in cost
     assert {"eta\u00a00", "eta\u00a00.5", "eta\u00a01"} <= set(cost)
 
 
 def test_ticks_stand_at_the_settings(steps_result):
     result = steps_result(4.0, 3.0, 2.0, 1.0)
-    assert {"10", "20", "50", "100"} <= set(texts(figures.quality_curve(result, "fid", Palette([result]))))
+    assert {"10", "20", "50", "100"} <= set(texts(draw.quality_curve(result, "fid", Palette([result]))))
 
 
 def test_setting_looks_the_same_in_every_study(grid, steps_result):
@@ -73,31 +73,31 @@ def test_colours_stand_out_from_both_grounds(name):
 
 
 def test_page_colours_follow_its_theme(grid):
-    themed = figures.themed(figures.quality_curve(grid, "fid", Palette([grid])), "fig-1")
+    themed = draw.themed(draw.quality_curve(grid, "fid", Palette([grid])), "fig-1")
     assert "var(--ink)" in themed
     assert not re.search("|".join(light for light, _ in COLOURS.values()), themed)
     assert "#ffffff" not in themed
 
 
 def test_strip_heads_each_column_and_each_block(grid):
-    heads = texts(figures.strip(grid))
+    heads = texts(draw.strip(grid))
     assert heads.count("0.5") == 3
     assert {"5\u00a0steps", "100\u00a0steps"} <= set(heads)
 
 
 def test_no_strip_without_pictures(steps_result):
-    assert figures.strip(steps_result(3.0, 2.0)) is None
+    assert draw.strip(steps_result(3.0, 2.0)) is None
 
 
 def test_headline_marks_the_knee_and_the_values(steps_result):
     result = steps_result(20.0, 10.0, 9.95, 9.9, pictures=2)
     line = curves(result.rows, "steps")[0]
-    shown = texts(figures.overview(result, "fid", line, knee(result, "fid", line), Palette([result])))
+    shown = texts(draw.overview(result, "fid", line, knee(result, "fid", line), Palette([result])))
     assert {"knee", "20.00", "10.00", "10\u00a0steps"} <= set(shown)
 
 
 def test_time_is_drawn_from_zero(grid):
-    shown = texts(figures.time_steps(grid, linear_fit(grid), Palette([grid])))
+    shown = texts(draw.time_steps(grid, linear_fit(grid), Palette([grid])))
     assert shown.count("0") == 2
 
 
@@ -109,15 +109,15 @@ def test_rows_of_a_strip_bear_the_classes_of_the_pictures_that_are_there(make_re
     names = ["red circle", "green circle", "blue circle", "red cross", "blue cross"]
     passport = {"model": {"classes": names}}
     told = result.model_copy(update={"passport": passport})
-    shown = [text for text in texts(figures.strip(told)) if text.split()[0] in ("red", "green", "blue")]
+    shown = [text for text in texts(draw.strip(told)) if text.split()[0] in ("red", "green", "blue")]
     assert {"red", "green", "blue"} == {text.split()[0] for text in shown}
-    assert not any("cross" in text for text in texts(figures.strip(told)))
-    assert not any("circle" in text for text in texts(figures.strip(result)))
+    assert not any("cross" in text for text in texts(draw.strip(told)))
+    assert not any("circle" in text for text in texts(draw.strip(result)))
 
 
 def test_a_floor_has_a_band_and_no_place_below_zero_on_a_log_axis(steps_result):
     result = steps_result(200.0, 20.0, 1.0)
     for low, marked in ((0.5, True), (-0.1, False)):
         floor = Score(value=0.6, low=low, high=0.8, n=100)
-        drawn = figures.quality_curve(result.model_copy(update={"floors": {"fid": floor}}), "fid", Palette([result]))
+        drawn = draw.quality_curve(result.model_copy(update={"floors": {"fid": floor}}), "fid", Palette([result]))
         assert ("real samples" in texts(drawn)) == marked
