@@ -55,7 +55,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_documented_sampler_works() -> None:
-    """docs/adding-a-sampler.md: on Gaussian data its Euler step reaches the exact flow as the steps grow."""
+    """docs/how-to/add-a-sampler.md: on Gaussian data its Euler step reaches the exact flow as the steps grow."""
     import torch
 
     from difflab.core import sampler
@@ -63,7 +63,7 @@ def test_the_documented_sampler_works() -> None:
     from difflab.core.noise import GivenNoise
     from difflab.core.schedule import make_schedule, path
 
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-sampler.md").read_text(), re.DOTALL)
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "add-a-sampler.md").read_text(), re.DOTALL)
     assert code is not None
     names = dict(vars(sampler))
     exec(code.group(1), names)
@@ -74,7 +74,7 @@ def test_the_documented_sampler_works() -> None:
     assert (end - model.flow(start, points[0], points[-1])).abs().max() < 0.02
 
 
-SCALING = (ROOT / "docs" / "scaling.md").read_text()
+SCALING = (ROOT / "docs" / "how-to" / "scaling.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["dit-steps", "vdm-steps", "samplers"])

@@ -24,7 +24,7 @@ from difflab.data.films import SUFFIXES as FILM_SUFFIXES
 from difflab.data.films import Film, index_films, is_film, is_frame_folder, probe, read_frames
 from difflab.data.images import SUFFIXES as IMAGE_SUFFIXES
 from difflab.data.sources import data_root
-from difflab.errors import DifflabError, suggest
+from difflab.errors import DifflabError, see, suggest
 
 Start = Literal["random", "first", "middle"]
 Short = Literal["drop", "repeat", "loop"]
@@ -302,7 +302,8 @@ def _home(source: str | Path) -> Path:
         if home.is_dir():
             return home
         raise DifflabError(
-            f"Data set {str(source)!r} is not on this machine: get {FILM_SETS[str(source)]} and put it into {home}."
+            f"Data set {str(source)!r} is not on this machine: get {FILM_SETS[str(source)]} and put it into {home}; "
+            f"{see('how-to/missing')}."
         )
     raise DifflabError(
         f"{source}: no such folder; clips are read from a folder of films.{suggest(str(source), FILM_SETS)}"
