@@ -13,6 +13,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
@@ -20,7 +21,7 @@ from typer.testing import CliRunner
 from difflab.cli.app import app
 from difflab.core.names import SamplerName, Spacing
 from difflab.data.shapes import Shapes
-from difflab.errors import DOCS
+from difflab.errors import DOCS, DifflabError
 from difflab.study.measure import METRICS
 from difflab.study.plan import plan
 from difflab.study.presets import find_study
@@ -166,6 +167,46 @@ def _names(path: Path) -> frozenset[str]:
         return found
 
     return frozenset(within(ast.parse(path.read_text()).body, ""))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "page"),
+    [
+        (["data", "show", "lsun-church"], "missing"),
+        (["data", "show", "VIRTUAL_imagenet64_labeled.npz"], "missing"),
+        (["data", "show", "ucf101"], "missing"),
+        (["sample", "lsun-church", "--out", "a.png"], "missing"),
+        (["score", "fid", "photos", "photos", "--features", "inception"], "missing"),
+        (["score", "fid", "photos", "photos"], "missing"),
+        (["stats", "films", "--frames", "9", "--out", "a.npz"], "missing"),
+        (["sample", "photos/000.png", "--out", "a.png"], "checkpoint"),
+        (["sample", "list.pt", "--out", "a.png"], "checkpoint"),
+        (["sample", "other.pt", "--out", "a.png"], "checkpoint"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_first_mistakes_are_one_sentence_that_leads_to_a_page(
+    arguments: list[str], page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DIFFLAB_HOME", "DIFFLAB_DATA", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / "nothing"))
+    for folder in ("photos", "films"):
+        Path(folder).mkdir()
+    for i in range(4):
+        Image.new("RGB", (48, 48), (i, 0, 0)).save(f"photos/{i:03}.png")
+    frames = [Image.new("RGB", (32, 32), (8 * i, 0, 0)) for i in range(9)]
+    frames[0].save("films/one.gif", save_all=True, append_images=frames[1:])
+    torch.save([1, 2], "list.pt")
+    torch.save({"weight": torch.zeros(1)}, "other.pt")
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, DifflabError)
+    assert str(error).endswith(f"; see docs/how-to/{page}.md.")
+    assert "\n" not in str(error)
+
+
+def test_doctor_says_where_to_read_on() -> None:
+    assert "see docs/how-to/missing.md" in CliRunner().invoke(app, ["doctor"]).output
 
 
 def test_messages_name_pages_that_are_there() -> None:

@@ -68,7 +68,7 @@ def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
     if len(value) not in (4, 5) or not is_state(value[0]):
         raise DifflabError(
             f"{path}: a list of {len(value)} entries, but a trainer's file is [model, optimizer, epoch, step] "
-            "and, with averaging, the EMA weights; give such a file or a state dict."
+            f"and, with averaging, the EMA weights; give such a file or a state dict; {see('how-to/checkpoint')}."
         )
     state, weights = _unprefixed(value[0]), "raw"
     _check_family(state, path)
