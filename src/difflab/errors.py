@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+DOCS = "docs"  # where the pages lie: in the repository, of which the site is made
+
 
 class DifflabError(ValueError):
     """A user's mistake, told in one sentence."""
@@ -18,6 +20,11 @@ class DifflabError(ValueError):
 def first_line(error: Exception) -> str:
     """What an exception says, as far as it goes into a sentence."""
     return str(error).splitlines()[0].strip() if str(error) else "no details"
+
+
+def see(page: str) -> str:
+    """The end of a sentence that leads to a page of the documentation, such as "how-to/missing"."""
+    return f"see {DOCS}/{page}.md"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

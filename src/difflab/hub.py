@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from logging import ERROR, getLogger
 from typing import Any, TypeVar
 
-from difflab.errors import DifflabError, first_line
+from difflab.errors import DifflabError, first_line, see
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _REASON = 200  # characters of a library's own words
@@ -34,7 +34,7 @@ def need(library: str, source: str, what: str) -> None:
     if find_spec(library) is None:
         raise DifflabError(
             f"{source}: {what} needs {library}, which is not installed; install it with "
-            "`pip install 'difflab[latent]'`."
+            f"`pip install 'difflab[latent]'`; {see('how-to/missing')}."
         )
 
 
@@ -51,7 +51,7 @@ def from_hub(source: str, what: str, open_it: Callable[..., Opened]) -> Opened:
         reason = _said(error.__cause__) if isinstance(error.__cause__, Exception) else "no details"
         raise DifflabError(
             f"{source}: this {what} is not in the Hugging Face hub's cache on this machine, and cannot be fetched now "
-            f"({reason}); connect to the internet, or give the path of a folder that holds it."
+            f"({reason}); connect to the internet, or give the path of a folder that holds it; {see('how-to/missing')}."
         ) from error
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from difflab.errors import DifflabError, suggest
+from difflab.errors import DifflabError, see, suggest
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -63,7 +63,8 @@ def _remote(text: str, store: str) -> UPath:
     except ImportError as error:
         install = "'difflab[s3]'" if library == "s3fs" else library
         raise DifflabError(
-            f"{text}: this needs the library {library}, which is not installed; get it with `pip install {install}`."
+            f"{text}: this needs the library {library}, which is not installed; get it with `pip install {install}`; "
+            f"{see('how-to/missing')}."
         ) from error
     if not text.partition("://")[2].strip("/"):
         raise DifflabError(

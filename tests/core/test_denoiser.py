@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from difflab.core.denoiser import Denoiser, Told
+from difflab.core.denoiser import Denoiser, Told, threshold
 from difflab.core.prediction import Prediction, target
 from difflab.core.schedule import make_schedule
 
@@ -57,6 +57,14 @@ def test_without_clipping_nothing_is_bounded_and_the_parts_still_add_up():
     estimate = Denoiser(Told(lambda x, t: 0.5 * x))(x, AT)
     assert estimate.x0.abs().max() > 1
     torch.testing.assert_close(AT.alpha * estimate.x0 + AT.sigma * estimate.eps, x)
+
+
+def test_dynamic_thresholding_bounds_each_sample_by_its_own_percentile():
+    """Saharia et al. (2022), section 2.3: three of four values of the first sample are 3 or less; those of the second
+    are 0.5 or less, so that its bound is 1."""
+    x0 = torch.tensor([[-4.0, -2.0, 0.0, 1.0, 3.0], [-0.5, 0.25, 0.0, 1.5, -0.1]])
+    expected = torch.tensor([[-1.0, -2 / 3, 0.0, 1 / 3, 1.0], [-0.5, 0.25, 0.0, 1.0, -0.1]])
+    torch.testing.assert_close(threshold(x0, 0.75), expected)
 
 
 def test_learned_variance_is_the_second_half_of_the_channels_as_a_share():

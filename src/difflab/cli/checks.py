@@ -19,13 +19,18 @@ _LIBRARIES = (
     "accelerate",
     "tensorboard",
     "diffusers",
+    "transformers",
+    "ray",
+    "s3fs",
 )
 
 
 def doctor() -> None:
     """Say what is installed and which weights are there, and check the mathematics on closed forms."""
     from difflab.cli.options import pick_device
+    from difflab.data.film_sets import FILM_SETS
     from difflab.data.sources import KNOWN, data_root
+    from difflab.errors import see
     from difflab.study.record import machine
     from difflab.zoo.registry import home, list_models
 
@@ -37,8 +42,9 @@ def doctor() -> None:
     for row in list_models():
         print(f"  {row.name:<18} {row.kind:<9} {'here' if row.present else 'not here'}")
     print(f"\ndata sets (in {data_root()})")
-    for name in KNOWN:
-        print(f"  {name:<18} {'here' if (data_root() / name).is_dir() else 'not here'}")
+    for name in (*KNOWN, *FILM_SETS):
+        print(f"  {name:<22} {'here' if (data_root() / name).is_dir() else 'not here'}")
+    print(f"\nwhat is not here, how to get it, and what works without: {see('how-to/missing')}")
     print("\nself-check")
     failed = 0
     for name, check in CHECKS.items():

@@ -36,7 +36,7 @@ def train(
     from typing import Literal
 
     from difflab.cli.draw import checked
-    from difflab.errors import DifflabError
+    from difflab.errors import DifflabError, see
     from difflab.train.config import folder_of, read_recipe
     from difflab.zoo.registry import publish
 
@@ -45,7 +45,10 @@ def train(
     try:
         from difflab.train.run import train as run
     except ModuleNotFoundError as error:
-        raise DifflabError(f"training needs {error.name}, which is not installed; install difflab[train].") from error
+        raise DifflabError(
+            f"training needs {error.name}, which is not installed; get it with `pip install 'difflab[train]'`; "
+            f"{see('how-to/missing')}."
+        ) from error
     way = checked(parallel, Literal["ddp", "fsdp"])
     with watching(parsed) as (watch, reads):
         path = run(parsed, folder, resume=resume, parallel=way, watch=watch, reads=reads)

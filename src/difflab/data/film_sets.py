@@ -19,7 +19,7 @@ from difflab.data.films import SUFFIXES as FILM_SUFFIXES
 from difflab.data.films import is_film, is_frame_folder
 from difflab.data.images import SUFFIXES as IMAGE_SUFFIXES
 from difflab.data.sources import data_root
-from difflab.errors import DifflabError, suggest
+from difflab.errors import DifflabError, see, suggest
 
 FILM_SETS = {  # data sets of films that have a name, and where they can be had
     "ucf101": "UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip (unpacked) from https://www.crcv.ucf.edu/data/UCF101.php",
@@ -63,7 +63,8 @@ def home_of(source: str | Path) -> Path:
         if home.is_dir():
             return home
         raise DifflabError(
-            f"Data set {str(source)!r} is not on this machine: get {FILM_SETS[str(source)]} and put it into {home}."
+            f"Data set {str(source)!r} is not on this machine: get {FILM_SETS[str(source)]} and put it into {home}; "
+            f"{see('how-to/missing')}."
         )
     raise DifflabError(
         f"{source}: no such folder; clips are read from a folder of films.{suggest(str(source), FILM_SETS)}"

@@ -16,7 +16,7 @@ from difflab.data.dataset import Crop, Dataset, Transform, transformed
 from difflab.data.images import ImageFolder
 from difflab.data.latents import is_latents
 from difflab.data.lsun import FfhqLmdb, LsunLmdb, is_ffhq, is_lmdb
-from difflab.errors import DifflabError, suggest
+from difflab.errors import DifflabError, see, suggest
 from difflab.files import folders_below
 from difflab.places import Place
 
@@ -115,7 +115,8 @@ def open_data(
     path = Path(source).expanduser()
     if not path.exists() and path.name in REFERENCE_BATCHES:
         raise DifflabError(
-            f"{source}: this reference batch is not here; get it from {REFERENCE_BATCHES[path.name]}, or give its path."
+            f"{source}: this reference batch is not here; get it from {REFERENCE_BATCHES[path.name]}, or give its "
+            f"path; {see('how-to/missing')}."
         )
     if not path.exists():
         raise DifflabError(f"{source}: no such file, folder or data set.{suggest(str(source), [SHAPES, *KNOWN])}")
@@ -171,7 +172,8 @@ def _home(name: str) -> Path:
     home = data_root() / name
     if not home.is_dir():
         raise DifflabError(
-            f"Data set {name!r} is not on this machine: get {KNOWN[name].origin} and put it into {home}."
+            f"Data set {name!r} is not on this machine: get {KNOWN[name].origin} and put it into {home}; "
+            f"{see('how-to/missing')}."
         )
     return home
 

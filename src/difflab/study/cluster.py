@@ -18,14 +18,17 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from difflab.errors import DifflabError, first_line
+from difflab.errors import DifflabError, first_line, see
 from difflab.study.engine import Answer, Done, Failure, Task, attempt
 
 try:
     import ray
     from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 except ModuleNotFoundError as error:
-    raise DifflabError("the engine ray needs ray, which is not installed; install difflab[ray].") from error
+    raise DifflabError(
+        "the engine ray needs ray, which is not installed; get it with `pip install 'difflab[ray]'`; "
+        f"{see('how-to/missing')}."
+    ) from error
 
 from difflab.study.travel import pack, unpack
 

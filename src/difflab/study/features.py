@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from difflab.data.sources import SHAPES
-from difflab.errors import DifflabError, suggest
+from difflab.errors import DifflabError, see, suggest
 from difflab.score.extractors import FVD_FEATURES, INCEPTION, Extractor, load_extractor
 from difflab.score.features import load_small_features
 from difflab.zoo.registry import find_features, known
@@ -25,7 +25,7 @@ def choose_features(reference: str, size: int, clips: bool = False) -> str:
     if clips:
         raise DifflabError(
             f"{reference}: FVD needs I3D's weights, which are not on this machine; get them with `difflab models fetch "
-            "i3d`, or name other features, such as shapes-clip, with --features."
+            f"i3d`, or name other features, such as shapes-clip, with --features; {see('how-to/missing')}."
         )
     if find_features(INCEPTION) is not None:
         return INCEPTION
@@ -33,7 +33,7 @@ def choose_features(reference: str, size: int, clips: bool = False) -> str:
         return "cifar10-image"
     raise DifflabError(
         f"{reference}: FID needs the Inception weights, which are not on this machine; get them with "
-        "`difflab models fetch inception`, or name other features with --features."
+        f"`difflab models fetch inception`, or name other features with --features; {see('how-to/missing')}."
     )
 
 
@@ -44,10 +44,9 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
         return load_extractor(load_small_features(path)[0], weights=path, device=device)
     if (weights := find_features(name)) is None:
         raise DifflabError(
-            f"the features {name!r} are not on this machine; get them with `difflab models fetch {INCEPTION}`."
-            if name == INCEPTION
-            else f"the features {name} are not on this machine; get them with `difflab models fetch {name}`."
-            if name in FVD_FEATURES
+            f"the features {name!r} are not on this machine; get them with `difflab models fetch {name}`; "
+            f"{see('how-to/missing')}."
+            if name in (INCEPTION, *FVD_FEATURES)
             else f"the features {name!r} are not known.{suggest(name, known('features'))}"
         )
     return load_extractor(name, weights=weights, device=device)

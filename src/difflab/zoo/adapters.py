@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from difflab.errors import DifflabError
+from difflab.errors import DifflabError, see
 from difflab.zoo.adm_files import MARK as ADM_MARK
 from difflab.zoo.adm_files import read_adm
 from difflab.zoo.autoencoder import codec_of
@@ -60,7 +60,7 @@ def read_official(value: Any, path: Path, told: Mapping[str, Any] | None = None,
         return Contents(state, card={"weights": "plain", "source": "a plain state dict"})
     raise DifflabError(
         f"{path}: {_described(value)}; expected a checkpoint of the DDIM U-Net, of guided-diffusion's, of DiT, or of "
-        "the 3D U-Net."
+        f"the 3D U-Net; {see('how-to/checkpoint')}."
     )
 
 
@@ -68,7 +68,7 @@ def _trainer(value: list[Any], path: Path, ema: bool) -> Contents:
     if len(value) not in (4, 5) or not is_state(value[0]):
         raise DifflabError(
             f"{path}: a list of {len(value)} entries, but a trainer's file is [model, optimizer, epoch, step] "
-            "and, with averaging, the EMA weights; give such a file or a state dict."
+            f"and, with averaging, the EMA weights; give such a file or a state dict; {see('how-to/checkpoint')}."
         )
     state, weights = _unprefixed(value[0]), "raw"
     _check_family(state, path)
@@ -138,7 +138,9 @@ def _check_family(state: State, path: Path) -> None:
         )
     shown = ", ".join(list(state)[:3])
     missing = next(name for name in ("conv_in.weight", "temb.dense.0.weight") if name not in state)
-    raise DifflabError(f"{path}: not a DDIM U-Net: {missing} is missing; its weights begin with {shown}.")
+    raise DifflabError(
+        f"{path}: not a DDIM U-Net: {missing} is missing; its weights begin with {shown}; {see('how-to/checkpoint')}."
+    )
 
 
 def _foreign(state: Mapping[str, Any]) -> str | None:

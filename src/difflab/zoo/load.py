@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from difflab.core.prediction import Prediction
-from difflab.errors import DifflabError, suggest
+from difflab.errors import DifflabError, see, suggest
 from difflab.validation import validated
 from difflab.zoo.adapters import read_official, read_own_training
 from difflab.zoo.card import Card
@@ -159,7 +159,7 @@ def _locate(source: str | Path) -> tuple[Path, Entry | None]:
         return path, None
     raise DifflabError(
         f"{source}: no such file or folder, nor a model of that name; a recipe’s name is known once `difflab train` "
-        f"has finished it.{suggest(str(source), known_names())}"
+        f"has finished it; {see('how-to/checkpoint')}.{suggest(str(source), known_names())}"
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from difflab import files
-from difflab.errors import DifflabError
+from difflab.errors import DifflabError, see
 
 Kind = Literal["shipped", "official", "trained", "features", "autoencoder", "text", "classifier"]
 Folder = Literal["models", "features", "autoencoders", "text"]  # where a finished training goes, below `home()`
@@ -53,7 +53,7 @@ class Entry:
             return path
         raise DifflabError(
             f"{self.name} is not on this machine; run `difflab models fetch {self.name}`, "
-            f"or download {self.url} to {self.places[0]}."
+            f"or download {self.url} to {self.places[0]}; {see('how-to/missing')}."
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from difflab.errors import DifflabError
+from difflab.errors import DifflabError, see
 
 ALLOWED: list[Any] = [argparse.Namespace]  # trainers store their command line beside the weights
 
@@ -34,7 +34,8 @@ def read_torch(path: Path) -> Any:
     archive = start.startswith(b"PK")
     if not archive and not start.startswith(pickle.PROTO):
         raise DifflabError(
-            f"{path}: not a PyTorch checkpoint: it begins with {start!r}; give a .pth, .pt, .ckpt or .safetensors file."
+            f"{path}: not a PyTorch checkpoint: it begins with {start!r}; give a .pth, .pt, .ckpt or .safetensors "
+            f"file; {see('how-to/checkpoint')}."
         )
     if archive:
         _check_archive(path)
