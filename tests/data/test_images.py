@@ -129,6 +129,11 @@ def test_splits_are_asked_for_and_number_the_classes_alike() -> None:
         arrange("src", names, "val")
 
 
+def test_who_asks_a_plain_folder_for_a_split_is_told_how_not_to() -> None:
+    with pytest.raises(DifflabError, match=r"no split 'train'; its folders are: none; .*split: null in a recipe"):
+        arrange("src", ["1.png", "2.png"], "train")
+
+
 def test_a_lone_split_folder_is_no_class() -> None:
     assert arrange("src", ["train/n01/1.png", "train/n02/1.png"], None).classes == ("n01", "n02")
     assert arrange("src", ["train/1.png", "train/2.png"], None).classes is None

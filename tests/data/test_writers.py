@@ -10,7 +10,7 @@ from PIL import Image
 
 from difflab.data.archives import NpzImages
 from difflab.data.images import ImageFolder
-from difflab.data.writers import grid, save_samples
+from difflab.data.writers import check_target, grid, save_samples
 from difflab.errors import DifflabError
 
 
@@ -183,3 +183,12 @@ def test_clips_play(ending, tmp_path):
     with pytest.raises(DifflabError, match="are pictures, which do not play"):
         save_samples(tmp_path / f"p{ending}", clips()[:, 0])
     assert not (tmp_path / f"p{ending}").exists()
+
+
+def test_samples_are_not_written_to_a_bucket_and_no_folder_is_made_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DifflabError, match=r"s3:/bucket/a\.npz: samples are written to this machine; give a path here"):
+        check_target(Path("s3://bucket/a.npz"), 4, clips=False)
+    assert not list(tmp_path.iterdir())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from difflab.zoo.registry import Row
 
 _LIBRARIES = (
     "torch",
@@ -39,8 +43,7 @@ def doctor() -> None:
     for name in _LIBRARIES:
         print(f"  {name:<12} {_version(name)}")
     print(f"\nweights (in {home()}, or $DIFFLAB_HOME, and in the package)")
-    for row in list_models():
-        print(f"  {row.name:<18} {row.kind:<9} {'here' if row.present else 'not here'}")
+    _print_weights(list_models())
     print(f"\ndata sets (in {data_root()})")
     for name in (*KNOWN, *FILM_SETS):
         print(f"  {name:<22} {'here' if (data_root() / name).is_dir() else 'not here'}")
@@ -54,6 +57,19 @@ def doctor() -> None:
     if failed:
         print(f"{failed} checks failed: numbers made on this machine cannot be trusted.")
         raise typer.Exit(1)
+
+
+_NAMED = 6  # more than so many names are not told one by one
+
+
+def _print_weights(rows: Sequence[Row]) -> None:
+    """What is here of each kind, and what is not, in words short enough to be read."""
+    for kind in dict.fromkeys(row.kind for row in rows):
+        for present in (True, False):
+            names = [row.name for row in rows if row.kind == kind and row.present is present]
+            told = ", ".join(names) if present or len(names) <= _NAMED else f"{len(names)}, listed by `difflab models`"
+            if names:
+                print(f"  {kind:<12} {'here' if present else 'not here':<9} {told}")
 
 
 def _version(name: str) -> str:

@@ -19,16 +19,22 @@ def models(context: typer.Context) -> None:
     """List what has a name: what ships, what can be fetched, what was trained here."""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
-    from rich.table import Column, Table
+    from difflab.cli.terminal import print_table
+    from difflab.zoo.registry import home, list_models
 
-    from difflab.zoo.registry import list_models
-
-    table = Table("name", "kind", "here", "size", Column("where, or where it is fetched to", overflow="fold"), box=None)
+    rows = []
     for row in list_models():
         size = f"{row.size / 1e6:,.1f} MB" if row.size else ""
-        table.add_row(row.name, row.kind, "yes" if row.present else "", size, str(row.where))
-    Console().print(table)
+        rows.append([row.name, row.kind, "yes" if row.present else "", size, _told(row.where, home())])
+    print_table(["name", "kind", "here", "size", "file"], rows)
+    print(f"\nFiles are looked for in {home()}; `difflab models fetch NAME` gets one.")
+
+
+def _told(path: Path, home: Path) -> str:
+    """Where a file is, as short as it can be said."""
+    if path.is_relative_to(Path(__file__).parents[1]):
+        return "ships"
+    return str(path.relative_to(home) if path.is_relative_to(home) else path)
 
 
 @app.command()

@@ -134,7 +134,10 @@ def arrange(source: str, names: Iterable[str], split: str | None, *, wrapped: bo
         related = [path for path in paths if path[depth] == split or _SPLIT.fullmatch(path[depth])]
         if not chosen:
             tops = sorted({path[depth] for path in paths if len(path) > depth + 1})
-            raise DifflabError(f"{source}: no split {split!r}; its folders are: {', '.join(tops[:10]) or 'none'}.")
+            raise DifflabError(
+                f"{source}: no split {split!r}; its folders are: {', '.join(tops[:10]) or 'none'}; "
+                "choose one of them, or leave the split out (split: null in a recipe) for all pictures."
+            )
         depth += 1
     files = ["/".join(path) for path in chosen]
     if any(len(path) == depth + 1 for path in chosen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import tempfile
 import zipfile
@@ -81,6 +82,8 @@ def check_target(path: Path, count: int, clips: bool) -> None:
 
     That is for all that `save_samples` would refuse, and for places that cannot be written to.
     """
+    if re.match(r"[a-z0-9]{2,}:/", str(path)):  # a Path has lost the second slash
+        raise DifflabError(f"{path}: samples are written to this machine; give a path here, and copy them from it.")
     if path.is_dir() or path.suffix == "":
         _check_folder(path)
         path /= "000000.png"
