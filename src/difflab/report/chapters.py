@@ -22,7 +22,7 @@ from difflab.report.setting import reference_text
 from difflab.study.learning import Learning
 from difflab.study.result import Result
 
-_TITLES = {
+TITLES = {
     "ddim": "DDIM: what steps and noise cost, and what they buy",
     "dit": "DiT: a transformer on latents, and what guidance trades",
     "vdm": "VDM: clips, and what steps and frames buy and cost",
@@ -98,7 +98,7 @@ def view(chapter: Chapter, numbering: Numbering, write: Write) -> View:
     number = numbering.table() if table else 0
     tell = _teller(chapter, numbering, write)
     return View(
-        title=_TITLES[name] if name else first.question or first.name,
+        title=TITLES[name] if name else first.question or first.name,
         anchor=anchor,
         abstract=_abstract(chapter),
         headline=head,
