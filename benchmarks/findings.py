@@ -27,8 +27,8 @@ def main() -> None:
     print("python benchmarks/findings.py runs/demo > docs/results/findings.md")
     print("```\n")
     print(
-        "with the models that ship and the world `shapes`. Distances are FD with features of ours, brackets 95 % intervals,\n"
-        "of differences paired ones. Real data: [CIFAR-10](cifar10-lab.md), [films](ucf101-lab.md).\n"
+        "with the models that ship and the world `shapes`. Distances are FD with features of ours, brackets 95 %\n"
+        "intervals (of differences paired ones). Real data: [CIFAR-10](cifar10-lab.md), [films](ucf101-lab.md).\n"
     )
     for chapter in chapters:
         each = judged(CLAIMS.get(chapter.problem_set or "", ()), Found(chapter.results, chapter.learnings))
