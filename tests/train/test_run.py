@@ -46,6 +46,15 @@ def test_a_finished_training_loads_and_says_how_it_was_made(recipe, tmp_path):
     assert all(torch.equal(value, averages[name]) for name, value in model.network.state_dict().items())
 
 
+def test_the_card_of_a_tuned_model_tells_how_the_one_before_was_made(recipe, tmp_path):
+    first = train(recipe(steps=2), tmp_path / "first")
+    second = train(recipe(steps=3, start=str(first)), tmp_path / "second")
+    third = train(recipe(steps=1, start=str(second)), tmp_path / "third")
+    assert "before" not in difflab.load(first).card.training
+    before = difflab.load(third).card.training["before"]
+    assert (before["steps"], before["before"]["steps"]) == (3, 2)
+
+
 def test_pictures_are_drawn_and_numbers_logged_on_the_way(recipe, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -70,6 +70,7 @@ class DiffusionObjective:
         self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
         of_pixels = recipe.target == "exact" and recipe.autoencoder is None
         self.denoiser: Exact | None = _exact(recipe) if of_pixels else None  # that of latents needs the autoencoder
+        self.before: dict[str, Any] = {}  # the training of the model that it starts from, where that is known
         self.autoencoder: Autoencoder | None = None
         self.text_encoder: TextEncoder | None = None
         self.asks_a_network = recipe.autoencoder is not None  # text encoders, without convolutions, share no settings
@@ -78,7 +79,8 @@ class DiffusionObjective:
         """The network with its initial weights, or those of the model that it starts from."""
         network = FAMILIES[self.recipe.family].build(self.recipe.network)
         if self.recipe.start is not None:
-            begin_with(network, self.recipe.network, self.recipe.start, self.recipe.text_encoder)
+            card = begin_with(network, self.recipe.network, self.recipe.start, self.recipe.text_encoder)
+            self.before = card.training
         if isinstance(network, DiT):
             network.checkpointing = self.recipe.checkpointing
         return network

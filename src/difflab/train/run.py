@@ -281,6 +281,9 @@ def _card(recipe: DiffusionRecipe, trainer: Trainer, training: dict[str, Any]) -
 
 
 def _record(recipe: AnyRecipe, trainer: Trainer) -> dict[str, Any]:
+    """How the model was made; `before` has the same of the model that it started from."""
+    objective = trainer.objective
+    before = objective.before if isinstance(objective, DiffusionObjective) else {}
     return {
         "recipe": recipe.model_dump(mode="json"),
         "steps": trainer.step,
@@ -288,6 +291,7 @@ def _record(recipe: AnyRecipe, trainer: Trainer) -> dict[str, Any]:
         "seconds": round(trainer.seconds),
         "hardware": f"{trainer.accelerator.num_processes} x {_hardware(trainer.accelerator.device)}",
         "torch": torch.__version__,
+        **({"before": before} if before else {}),
     }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from difflab.errors import DifflabError
+from difflab.zoo.card import Card
 from difflab.zoo.families import NetworkConfig
 from difflab.zoo.load import read_model
 from difflab.zoo.weights import check_finite
@@ -13,8 +14,9 @@ _TABLE = "y_embedder.embedding_table.weight"  # the only weight of DiT that know
 _MAY_DIFFER = {"num_classes", "class_dropout_prob", "dropout"}
 
 
-def begin_with(network: nn.Module, config: NetworkConfig, source: str, text_encoder: str | None = None) -> None:
-    """Give `network`, built by `config`, the weights of the model `source`, which `difflab.load` understands.
+def begin_with(network: nn.Module, config: NetworkConfig, source: str, text_encoder: str | None = None) -> Card:
+    """Give `network`, built by `config`, the weights of the model `source`, which `difflab.load` understands; returns
+    its card.
 
     Where the number of classes differs, classes keep their initial embeddings, and "no class" takes that of `source`.
 
@@ -44,3 +46,4 @@ def begin_with(network: nn.Module, config: NetworkConfig, source: str, text_enco
             table[config.null_class] = state[_TABLE][card.network.null_class]
         state = {**state, _TABLE: table}
     network.load_state_dict(state)
+    return card
