@@ -64,6 +64,7 @@ def test_the_same_call_again_draws_nothing_and_another_leaves_the_file_alone(mod
     before = out.read_bytes()
     assert draw_npz(out, model, DRAW, n=10, seed=3) == 0
     foreign.write_text("hours of work")
+    (tmp_path / "foreign.npz.parts").mkdir()  # parts beside it give no right to it
     for path in (out, foreign):
         with pytest.raises(DifflabError, match=f"{path.name}: is there already, of another run; delete it"):
             draw_npz(path, model, DRAW, n=10, seed=4)

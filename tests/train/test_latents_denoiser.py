@@ -102,7 +102,8 @@ def test_a_training_learns_the_mean_of_the_scenes_of_its_class(monkeypatch):
     monkeypatch.setattr(world, "every_scene", lambda: (few, np.full(len(few), 1 / len(few))))
     objective = DiffusionObjective(recipe())
     batch = Batch(world.draw(few[np.arange(4)]), few.labels[:4], np.arange(4))
-    x0, t, eps, labels = objective.draw(batch, Draws(0, 0, 4), CPU)
+    drawn = objective.draw(batch, Draws(0, 0, 4), CPU)
+    x0, t, eps, labels = drawn[:4]
     autoencoder = open_autoencoder("shapes-vae", "cpu")
     means = encode_moments(autoencoder, world.draw(few), CPU).mean * autoencoder.scale
     torch.testing.assert_close(x0, means[:4])
@@ -120,7 +121,7 @@ def test_a_training_learns_the_mean_of_the_scenes_of_its_class(monkeypatch):
         lambda x, t: torch.zeros(4, 8, 8, 8), x0, t, eps, objective.schedule, Posteriors.of(objective.schedule)
     )
     network = objective.build()  # DiT begins with an answer of zero
-    found = objective.loss(network, (x0, t, eps, labels)).detach() - zero.bound.mean()
+    found = objective.loss(network, drawn).detach() - zero.bound.mean()
     assert float(found) == pytest.approx(float(torch.stack(errors).mean()), rel=1e-3)
 
 

@@ -139,11 +139,11 @@ def draw_to(out: Path, model: Model, draw: Draw, n: int, seed: int, batch: int, 
     what = "samples" if model.frames is None else "clips"
     if out.suffix == ".npz" and not out.is_dir():
         with bar_to(n, what) as watch:
-            draw_npz(out, model, draw, n=n, seed=seed, batch=batch, extension=extension, watch=watch)
+            drawn = draw_npz(out, model, draw, n=n, seed=seed, batch=batch, extension=extension, watch=watch)
     else:
-        save_samples(out, with_bar(batches_of(model, draw, seed, range(n), batch, extension), n, what))
+        drawn = save_samples(out, with_bar(batches_of(model, draw, seed, range(n), batch, extension), n, what))
     if Share.of_environment().rank == 0:
-        print(f"{n} {what} in {out}")
+        print(f"{n} {what} in {out}{'' if drawn else ', drawn before by this command'}")
 
 
 def _extension(

@@ -13,7 +13,7 @@ from difflab.errors import DifflabError, suggest
 
 
 @dataclass(frozen=True)
-class Measured:
+class Timed:
     """Forward passes as timed on a card: what, 10^9 operations a sample, samples a second."""
 
     what: str
@@ -34,13 +34,13 @@ class Card:
     memory: float
     fp32: float
     source: str
-    measured: tuple[Measured, ...] = ()
+    measured: tuple[Timed, ...] = ()
 
 
 # Of docs/results/measurements.md, "On a GPU": 15.0 and 2.2 ms a clip, float32 without TF32, torch 2.11.
 _ON_H100 = (
-    Measured("3D U-Net of dim 64, 16 frames of 64x64 (ucf101-unet3d)", 249.5, 1 / 0.0150),
-    Measured("3D U-Net of dim 64, three levels, pixels folded 2x2", 38.0, 1 / 0.0022),
+    Timed("3D U-Net of dim 64, 16 frames of 64x64 (ucf101-unet3d)", 249.5, 1 / 0.0150),
+    Timed("3D U-Net of dim 64, three levels, pixels folded 2x2", 38.0, 1 / 0.0022),
 )
 CARDS = {
     card.name: card

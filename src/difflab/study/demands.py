@@ -14,7 +14,7 @@ from difflab.study.reference import Reference
 from difflab.study.spec import SAID, TRUTH, Metric
 
 
-class Measured(Protocol):
+class Measuring(Protocol):
     """What a study says of how its samples are measured."""
 
     @property
@@ -27,7 +27,7 @@ class Measured(Protocol):
     def metrics(self) -> tuple[Metric, ...]: ...
 
 
-def check_reference(study: Measured, reference: Reference) -> None:
+def check_reference(study: Measuring, reference: Reference) -> None:
     """Raise DifflabError unless a study's reference is there, with the pictures that its metrics need."""
     lone = [metric for metric in study.metrics if metric in POINTWISE]
     if reference.dataset is None and lone and not reference.has_pictures:
@@ -37,7 +37,7 @@ def check_reference(study: Measured, reference: Reference) -> None:
         )
 
 
-def check_features(study: Measured, extractor: Extractor) -> None:
+def check_features(study: Measuring, extractor: Extractor) -> None:
     """Raise DifflabError where a metric needs classes and the features tell none."""
     if "is" in study.metrics and not extractor.classifies:
         raise DifflabError(
@@ -47,7 +47,7 @@ def check_features(study: Measured, extractor: Extractor) -> None:
 
 
 def check_truth(
-    study: Measured, model: str, side: int, classes: int | None, known: Sequence[str] = CLASSES, reads: bool = False
+    study: Measuring, model: str, side: int, classes: int | None, known: Sequence[str] = CLASSES, reads: bool = False
 ) -> None:
     """Raise DifflabError where a metric needs the truth checker, which cannot judge such a model."""
     asked = [metric for metric in TRUTH if metric in study.metrics]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from difflab import files
+from difflab import __version__, files
 from difflab.data.writers import save_samples
 from difflab.errors import DifflabError
 from difflab.study.spec import key_of, parts_of
@@ -77,7 +77,8 @@ def draw_npz(
     parts, size = out.with_name(out.name + ".parts"), _chunk_size(model, extension)
     mine = [number for number, _ in enumerate(parts_of(n, size)) if number % share.world == share.rank]
     record = _record(model, draw, n, seed, size, extension)
-    if (share.rank and not mine) or (not parts.exists() and _is_there(out, record)):
+    there = _is_there(out, record)
+    if (share.rank and not mine) or (there and not parts.exists()):
         return 0
     _claim(parts, record)
     _mark(parts, share).unlink(missing_ok=True)
@@ -94,6 +95,7 @@ def draw_npz(
         whole = parts / _WHOLE
         save_samples(whole, _gathered(parts, n, size), None if labels is None else labels.cpu().numpy())
         _sign(whole, record)
+        _is_there(out, record)  # or has become another run's meanwhile
         os.replace(whole, out)
         _await_others(parts, min(share.world, len(parts_of(n, size))))
         shutil.rmtree(parts)
@@ -121,9 +123,10 @@ def _draw_chunks(
 
 
 def _record(model: Model, draw: Draw, n: int, seed: int, chunk: int, extension: Extension | None) -> dict[str, Any]:
-    """Everything that decides the pictures."""
+    """Everything that decides the pictures, but for their last grey level, which the device may."""
     card = model.card
     return {
+        "difflab": __version__,
         "weights": model.weights_hash,
         "network": card.network.model_dump(mode="json"),
         "codec": model.codec.passport(),

@@ -90,7 +90,7 @@ def _row(
 
 
 @dataclass(frozen=True)
-class Measured:
+class CellScores:
     """Scores by metric, and what pairs them between cells: replicates of distances, marks of samples."""
 
     scores: dict[Metric, Score]
@@ -100,7 +100,7 @@ class Measured:
 
 def measure(
     bench: Bench, frames: int | None, taps: Taps, more: Mapping[str, np.ndarray], metrics: Sequence[Metric]
-) -> Measured:
+) -> CellScores:
     """Scores of samples with these features, clips of so many frames.
 
     more: (N,) booleans for what the truth checker says, and (N, d) features of views of clips.
@@ -119,7 +119,7 @@ def measure(
             return suite(Taps(more[view]), view).score("fid" if view == "frames" else "fvd")
         return whole.score(metric)
 
-    whole, found = suite(taps), Measured({}, {}, {})
+    whole, found = suite(taps), CellScores({}, {}, {})
     for metric in metrics:
         said = score(metric)
         found.scores[metric] = Score(value=said.value, low=said.low, high=said.high, n=said.n)

@@ -101,6 +101,8 @@ class DiffusionObjective:
         if isinstance(self.denoiser, MotionsDenoiser) and len(drawn) > 3:
             known = known_of_captions(captions) if self.recipe.text_encoder else known_of_classes(labels)
             drawn.append(known.to(device))
+        elif isinstance(self.denoiser, LatentsDenoiser) and len(drawn) > 3:
+            drawn.append(labels)  # it knows the class where the network is told it
         return tuple(drawn)
 
     def loss(self, network: nn.Module, drawn: Drawn) -> Tensor:
@@ -112,7 +114,7 @@ class DiffusionObjective:
         def answer(x: Tensor, t: Tensor) -> Tensor:
             return network(x, t, *told, **beside)
 
-        r, exact = self.recipe, self._denoiser(x0.device, known if known is not None or not told else told[0])
+        r, exact = self.recipe, self._denoiser(x0.device, known)
         if self.posteriors is not None:
             error, bound = hybrid_terms(answer, x0, t, eps, self.schedule, self.posteriors, exact)
             return (error + bound).mean()
