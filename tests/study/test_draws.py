@@ -70,7 +70,7 @@ def test_the_same_call_again_draws_nothing_and_another_leaves_the_file_alone(mod
             draw_npz(path, model, DRAW, n=10, seed=4)
     assert out.read_bytes() == before
     assert foreign.read_text() == "hours of work"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.npz", "samples.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["foreign.npz", "foreign.npz.parts", "samples.npz"]
 
 
 def test_a_kill_after_the_file_was_written_leaves_parts_that_go(model, tmp_path, monkeypatch):
