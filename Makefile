@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs format clean
+.PHONY: install demo test lint docs format clean
+
+install: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	$(BIN)/difflab reproduce all --scale demo --out runs/demo

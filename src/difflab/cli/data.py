@@ -17,24 +17,20 @@ def names(context: typer.Context) -> None:
     """List the data sets that have a name, and where each is looked for."""
     if context.invoked_subcommand is not None:
         return
-    from rich.console import Console
-    from rich.table import Column, Table
-
+    from difflab.cli.terminal import print_table
     from difflab.data.film_sets import FILM_SETS
     from difflab.data.sources import KNOWN, REFERENCE_BATCHES, SHAPES, data_root
 
-    table = Table("name", "here", Column("where", overflow="fold"), Column("from", overflow="fold"), box=None)
-    table.add_row(SHAPES, "yes", "drawn on the fly", "ships with difflab")
     origins = {**{name: known.origin for name, known in KNOWN.items()}, **FILM_SETS}
-    for name, origin in origins.items():
-        place = data_root() / name
-        table.add_row(name, "yes" if place.is_dir() else "", str(place), origin)
-    Console().print(table)
-    print("Named data sets are looked for in $DIFFLAB_DATA where it is set.\n")
-    batches = Table("reference batches of ADM, given by their path", Column("from", overflow="fold"), box=None)
-    for name, url in REFERENCE_BATCHES.items():
-        batches.add_row(name, url)
-    Console().print(batches)
+    here = {name: "yes" if (data_root() / name).is_dir() else "" for name in origins}
+    print_table(
+        ["name", "here", "from"],
+        [[SHAPES, "yes", "ships, drawn on the fly"], *([name, here[name], origin] for name, origin in origins.items())],
+    )
+    print(f"\nEach is looked for in {data_root()}/NAME; $DIFFLAB_DATA names another place.\n")
+    print_table(
+        ["reference batches of ADM, given by their path", "from"], [[*row] for row in REFERENCE_BATCHES.items()]
+    )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Rows in columns, folded where the terminal is narrow."""
+    """Rows in columns, folded where the terminal is narrow; in a file or a pipe each row is one line."""
     from rich.console import Console
     from rich.table import Table
 
@@ -20,7 +21,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
         table.add_row(*row)
     for column in table.columns:
         column.overflow = "fold"
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 10_000).print(table)
 
 
 @contextmanager
