@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from difflab.study.learning import Learning, Point, Variant, parse_learning
 from difflab.study.result import Difference, Result, Row, Score, Turn
 from difflab.study.spec import Scalar, Settings, Study
 from difflab.study.store import Store
@@ -94,5 +95,38 @@ def steps_result(make_result: Callable[..., Result]) -> Callable[..., Result]:
     def build(*values: float | None, **options: Any) -> Result:
         steps = [10, 20, 50, 100, 200][: len(values)]
         return make_result({"steps": steps}, {(s,): v for s, v in zip(steps, values, strict=True)}, **options)
+
+    return build
+
+
+@pytest.fixture
+def make_learning() -> Callable[..., Learning]:
+    """Builds a study of trainings from each variant's losses: for every snapshot, one for every seed.
+
+    fid: of a variant's samples, from its loss; more: fields of the study.
+    """
+
+    def build(
+        losses: Mapping[str, list[list[float]]],
+        fid: Callable[[str, float], float] = lambda name, loss: 100 * loss,
+        **more: Any,
+    ) -> Learning:
+        seeds, snapshots = (list(range(len(x))) for x in (next(iter(losses.values()))[0], next(iter(losses.values()))))
+        fields = {
+            "kind": "learning", "name": "l", "recipe": {"batch": 10}, "variants": {name: {} for name in losses},
+            "seeds": seeds, "snapshots": [100 * (i + 1) for i in snapshots], "reference": "shapes", **more,
+        }  # fmt: skip
+        study = parse_learning(fields, "l")
+        points = [
+            Point(
+                variant=name, seed=seed, step=step, images=10 * step, loss=of_step[seed],
+                scores={"fid": Score(value=fid(name, of_step[seed]), low=0, high=1, n=10)},
+            )
+            for name, of in losses.items()
+            for step, of_step in zip(study.snapshots, of, strict=True)
+            for seed in seeds
+        ]  # fmt: skip
+        variants = [Variant(name=name, parameters=1_000_000, macs=2_000_000) for name in losses]
+        return Learning(study=study, metric_names={"fid": "FD (f)"}, variants=variants, points=points)
 
     return build

@@ -55,6 +55,13 @@ def test_a_best_setting_between_two_clearly_worse_ends_is_told_with_both_gains(s
     assert "inside" not in said(trend(steps_result(10.0, 5.0, 5.05), "fid", line(steps_result(10.0, 5.0, 5.05))))
 
 
+def test_a_best_setting_of_several_inner_ones_is_said_to_be_picked(steps_result):
+    result = steps_result(10.0, 7.0, 5.0, 12.0)
+    assert "5.00 [4.90, 5.10] at 50 steps, picked as the best of 4, clearly" in said(trend(result, "fid", line(result)))
+    few = steps_result(10.0, 5.0, 12.0)
+    assert "picked" not in said(trend(few, "fid", line(few)))
+
+
 def test_clear_changes_both_ways_are_not_called_a_trend(steps_result):
     result = steps_result(5.0, 12.0, 6.0)
     text = said(trend(result, "fid", line(result)))
@@ -107,7 +114,9 @@ def test_a_knee_is_marked_only_where_the_step_to_it_is_clear(steps_result):
     [
         ("fid", 1.0, "1.00 [0.90, 1.10]: the best falls short of that"),
         ("fid", 3.95, "3.95 [3.85, 4.05]: the best cannot be told from that"),
-        ("precision", 9.0, "9.00 [8.90, 9.10]: the best is beyond that, nearer to the reference than"),
+        ("fid", 9.0, "9.00 [8.90, 9.10]: the best is beyond that, nearer to the reference than samples drawn apart"),
+        ("is", 9.0, "9.00 [8.90, 9.10]: the best is beyond that, higher than real samples’."),
+        ("precision", 9.0, "9.00 [8.90, 9.10]: the best is beyond that, more than real samples have."),
         ("precision", 30.0, "30.00 [29.90, 30.10]: the best falls short of that"),
     ],
 )
@@ -132,6 +141,18 @@ def test_small_clear_gain_beyond_the_knee_is_quantified(steps_result):
     assert "The knee is at 20 steps: the best of what follows improves by an estimated 7.0 %." in said(
         findings(steps_result(20.0, 10.0, 9.5, 9.3, half=0.01))
     )
+
+
+def test_a_gain_to_the_last_setting_is_an_estimate_with_its_interval(steps_result):
+    """From 8 to 6 are 25 % of 8; its paired half width, 1, is 12.5 % of 8."""
+    paired = said(findings(steps_result(20.0, 8.0, 6.0, paired=1.0)))
+    assert "from 20 steps to 50 steps it still improves clearly, by an estimated 25 % [12, 38]." in paired
+    assert "by an estimated 25 %." in said(findings(steps_result(20.0, 8.0, 6.0, half=0.1)))
+
+
+def test_a_knee_after_which_nothing_is_clear_is_put_there(steps_result):
+    text = said(findings(steps_result(20.0, 10.0, 9.9, 9.95, half=0.3)))
+    assert "The knee is put at 20 steps: no improvement can be shown beyond it with 100 samples a cell." in text
 
 
 def test_two_settings_have_no_knee(steps_result):

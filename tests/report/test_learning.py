@@ -2,37 +2,7 @@
 
 import re
 
-import pytest
-
 from difflab.report.learning import build_learning_table, learning_course, learning_findings, learning_headline
-from difflab.study.learning import Learning, Point, Variant, parse_learning
-from difflab.study.result import Score
-
-
-@pytest.fixture
-def make_learning():
-    """Builds a study of trainings from each variant's losses: for every snapshot, one for every seed."""
-
-    def build(losses):
-        seeds, snapshots = (list(range(len(x))) for x in (next(iter(losses.values()))[0], next(iter(losses.values()))))
-        fields = {
-            "kind": "learning", "name": "l", "recipe": {"batch": 10}, "variants": {name: {} for name in losses},
-            "seeds": seeds, "snapshots": [100 * (i + 1) for i in snapshots], "reference": "shapes",
-        }  # fmt: skip
-        study = parse_learning(fields, "l")
-        points = [
-            Point(
-                variant=name, seed=seed, step=step, images=10 * step, loss=of_step[seed],
-                scores={"fid": Score(value=100 * of_step[seed], low=0, high=1, n=10)},
-            )
-            for name, of in losses.items()
-            for step, of_step in zip(study.snapshots, of, strict=True)
-            for seed in seeds
-        ]  # fmt: skip
-        variants = [Variant(name=name, parameters=1_000_000, macs=2_000_000) for name in losses]
-        return Learning(study=study, metric_names={"fid": "FD (f)"}, variants=variants, points=points)
-
-    return build
 
 
 def test_each_variant_is_compared_with_the_next_in_order(make_learning):

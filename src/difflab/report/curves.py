@@ -45,11 +45,6 @@ class Comparison:
     clear: bool
     better: bool
 
-    @property
-    def paired(self) -> bool:
-        """Whether the two rows were compared sample by sample."""
-        return self.low is not None
-
 
 def numeric(values: Sequence[Scalar]) -> bool:
     """Whether all values are numbers, so that they have places on an axis and an order."""

@@ -13,6 +13,12 @@ from difflab.report.trend import best_cell, knee_sentence, summary, trend
 from difflab.study.result import Result, Row
 from difflab.study.spec import Metric
 
+_NEARER = "nearer to the reference than samples drawn apart from it"
+_BEYOND: dict[Metric, str] = {  # of scores that are no distance from the reference
+    **dict.fromkeys(("is", "clipscore"), "higher than real samples’"),
+    **dict.fromkeys(("precision", "recall", "density", "coverage"), "more than real samples have"),
+}
+
 
 def findings(result: Result) -> list[str]:
     """What a study found: best cell, contrast between axes, trends, knees, time, cells that failed."""
@@ -46,8 +52,8 @@ def _main(result: Result) -> list[str]:
     if both := contrast(result, metric, evidence=False):
         return [both]
     lines = curves(scored(result, metric), first_axis(result))
-    named = choices(result, metric)
-    return named if len(lines) > FEW and named else [summary(result, metric, lines[0]), *named]
+    chosen = choices(result, metric)
+    return chosen if len(lines) > FEW and chosen else [summary(result, metric, lines[0]), *chosen]
 
 
 def _of_metric(result: Result, metric: Metric) -> list[str]:
@@ -82,7 +88,7 @@ def _beside_floor(result: Result, metric: Metric) -> list[str]:
     told = (
         "falls short of that"
         if worse
-        else "is beyond that, nearer to the reference than samples drawn apart from it"
+        else f"is beyond that, {_BEYOND.get(metric, _NEARER)}"
         if better
         else "cannot be told from that"
     )

@@ -23,7 +23,8 @@ class Fit:
     """Seconds per sample = slope * calls + intercept, through `counts` different numbers of calls, `r2` explained.
 
     worst: the largest distance of a cell from the line of its own curve, as a share of its time. Where few steps bend
-    away from the line, r2 hardly notices. straight: whether that distance is small, or no more than chance, in each.
+    away from the line, r2 hardly notices. straight: whether that distance is small, or no more than chance, in each;
+    bent: whether in one it is a tenth or more, and more than chance.
     """
 
     slope: float
@@ -32,6 +33,7 @@ class Fit:
     counts: int
     worst: float
     straight: bool
+    bent: bool
 
     @property
     def linear(self) -> bool:
@@ -88,6 +90,7 @@ def linear_fit(result: Result) -> Fit | None:
         len(times),
         max(off for off, _ in cells),
         all(off < NEAR or (off < 2 * NEAR and by_chance) for off, by_chance in cells),
+        any(off >= NEAR and by_chance is False for off, by_chance in cells),
     )
 
 
@@ -151,15 +154,17 @@ def _verdict(found: Ratio) -> str:
     return "these times do not tell whether they differ"
 
 
-def _distances(line: Curve) -> Iterator[tuple[float, bool]]:
-    """For each cell of a curve along steps: how far the curve's line passes, and whether chance explains that."""
+def _distances(line: Curve) -> Iterator[tuple[float, bool | None]]:
+    """For each cell of a curve along steps: how far the curve's line passes, and whether chance explains that; None of
+    a single chunk, which does not show how far chance goes."""
     steps = np.array([calls(row) for row in line.rows], dtype=float)
     seconds = np.array([row.seconds_per_sample for row in line.rows])
     slope, intercept = _least(steps, seconds)
     for row, at in zip(line.rows, slope * steps + intercept, strict=True):
         logs = [math.log(turn.seconds) for turn in row.turns if turn.seconds > 0]
         off = abs(row.seconds_per_sample - at) / row.seconds_per_sample
-        yield off, len(logs) > 1 and at > 0 and abs(float(np.mean(logs)) - math.log(at)) <= _half_width(logs)
+        known = len(logs) > 1
+        yield off, at > 0 and abs(float(np.mean(logs)) - math.log(at)) <= _half_width(logs) if known else None
 
 
 def _least(steps: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:

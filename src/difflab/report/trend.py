@@ -88,7 +88,10 @@ def knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
     found = knee(result, metric, curve)
     where = f" at {words.settings(curve.setting)}" if curve.setting else ""
     if found is None:
-        return [f"There is no knee in this range{where}: the last setting still improves clearly, by a tenth or more."]
+        a, b = curve.rows[-2:]
+        span = f"from {at(curve, a)} to {at(curve, b)}"
+        share = _share(compare(result, metric, a, b), a.scores[metric].value)
+        return [f"There is no knee in this range{where}: {span} it still improves clearly, by an estimated {share}."]
     if found.hidden and found.row.key == curve.rows[0].key:
         n = words.fixed(found.row.scores[metric].n, 0)
         return [
@@ -97,13 +100,23 @@ def knee_sentence(result: Result, metric: Metric, curve: Curve) -> list[str]:
     if not found.sharp and found.row.key != curve.rows[0].key:
         return [
             f"Where the knee{where} lies cannot be told: no step to {at(curve, found.row)} is clear by itself, and "
-            "beyond it nothing is gained clearly or by a tenth."
+            "beyond it no clear gain is estimated at a tenth or more."
         ]
-    start = f"The knee{where} is at {at(curve, found.row)}"
     if found.hidden:
         n = words.fixed(found.row.scores[metric].n, 0)
-        return [f"{start}: nothing beyond it is clearly better with {n} samples a cell."]
+        place = at(curve, found.row)
+        return [f"The knee{where} is put at {place}: no improvement can be shown beyond it with {n} samples a cell."]
+    start = f"The knee{where} is at {at(curve, found.row)}"
     return [f"{start}: the best of what follows improves by an estimated {words.significant(100 * found.gain)}\u00a0%."]
+
+
+def _share(step: Comparison, start: float) -> str:
+    """The size of a clear change as a share of the score before it, with its interval where known: "19 % [1, 37]"."""
+    size = 100 * abs(step.change) / abs(start or 1.0)
+    if step.low is None or step.high is None:
+        return f"{words.significant(size)}\u00a0%"
+    low, high = sorted(size * end / step.change for end in (step.low, step.high))
+    return words.with_interval(size, low, high).replace(" [", "\u00a0% [", 1)
 
 
 def summary(result: Result, metric: Metric, curve: Curve) -> str:
@@ -172,7 +185,8 @@ def _turning(result: Result, metric: Metric, curve: Curve) -> str | None:
         f"by {size_of(metric, gain, evidence=True)} than {score_of(metric, end)} at {at(curve, end)}"
         for gain, end in zip(gains, (first, last), strict=True)
     ]
-    inside = f"has its best value inside: {score_of(metric, turn)} at {at(curve, turn)}"
+    picked = f", picked as the best of {len(curve.rows)}" if len(curve.rows) > 3 else ""
+    inside = f"has its best value inside: {score_of(metric, turn)} at {at(curve, turn)}{picked}"
     return f"{inside}, clearly better {' and '.join(parts)}."
 
 
