@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDE_SPAN = 8.0
+FLOOR_EDGE = 0.62  # inches right of the axes for the name of the floor
+_AXIS_LETTERS = 36  # that fit side by side below a panel
 DISTANCES: tuple[Metric, ...] = (
     "fid",
     "kid",
@@ -59,10 +61,7 @@ def score_axis(axes: Axes, result: Result, metric: Metric, lines: Sequence[Curve
     if wide:
         log_ticks(axes, "y", [words.scaled(metric, x) for score in scores for x in (score.low, score.high)])
     if metric in result.floors:
-        ends = [
-            words.scaled(metric, rows[end].scores[metric].value) for rows in (c.rows for c in lines) for end in (0, -1)
-        ]
-        mark_floor(axes, result.floors[metric], words.scaled(metric, 1.0), ends)
+        mark_floor(axes, result.floors[metric], words.scaled(metric, 1.0))
     way = which_way(metric) if metric in DISTURBED or comparable(result, metric) else "lengths do not compare"
     axes.set_title(f"{name}, {way}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
 
@@ -74,22 +73,19 @@ def which_way(metric: Metric | None) -> str:
     return "higher is better" if metric in MORE_IS_BETTER else "lower is better"
 
 
-def mark_floor(axes: Axes, floor: Score, factor: float, ends: Sequence[float]) -> None:
+def mark_floor(axes: Axes, floor: Score, factor: float) -> None:
     """A line at what real samples score, times `factor`, in the band of its interval.
 
-    ends: the curves' first and last values in turn; the name keeps off them. A log axis has no place for zero and less.
+    Its name stands right of the axes, where no curve comes. A log axis has no place for zero and less.
     """
     value = factor * floor.value
     if axes.get_yscale() == "log" and floor.low <= 0:
         return
     axes.axhspan(factor * floor.low, factor * floor.high, color=MUTED, alpha=0.1, lw=0, zorder=0)
     axes.axhline(value, color=MUTED, lw=1.1, ls=(0, (1, 2)), zorder=0)
-    left, right = (min(abs(end - value) for end in ends[side::2]) for side in (0, 1))
-    place, indent, ha = (0.0, 4, "left") if left >= right else (1.0, -4, "right")
-    above = value < float(np.mean(ends))
     axes.annotate(
-        "real samples", (place, value), xycoords=("axes fraction", "data"), xytext=(indent, 3 if above else -3),
-        textcoords="offset points", ha=ha, va="bottom" if above else "top", color=MUTED, fontsize=9,
+        "real\nsamples", (1.0, value), xycoords=("axes fraction", "data"), xytext=(4, 0), textcoords="offset points",
+        va="center", color=MUTED, fontsize=9,
     )  # fmt: skip
 
 
@@ -122,7 +118,23 @@ def place_ticks(axes: Axes, places: Sequence[Scalar], values: Sequence[Scalar]) 
     if used[0] > 0 and used[-1] / used[0] > WIDE_SPAN:
         axes.set_xscale("log")
         axes.minorticks_off()
-    axes.set_xticks(used, [words.plain(place if place % 1 else int(place)) for place in used])
+    names = [words.plain(place if place % 1 else int(place)) for place in used]
+    axes.set_xticks(used, _uncrowded(np.log(used) if axes.get_xscale() == "log" else np.array(used), names))
+
+
+def _uncrowded(places: np.ndarray, names: Sequence[str]) -> list[str]:
+    """The names of rising places along an axis, empty where they would run into one another; both ends are named."""
+    letters = _AXIS_LETTERS * (places - places[0]) / max(places[-1] - places[0], 1e-9)
+    last, kept = len(names) - 1, [0]
+
+    def clear(one: int, other: int) -> bool:
+        return bool(letters[other] - letters[one] >= (len(names[one]) + len(names[other])) / 2 + 1)
+
+    kept += [last] * (last > 0)
+    for i in range(1, last):
+        if clear(kept[-2], i) and clear(i, last):
+            kept.insert(-1, i)
+    return [name if i in kept else "" for i, name in enumerate(names)]
 
 
 def log_ticks(axes: Axes, which: str, values: Sequence[float]) -> None:

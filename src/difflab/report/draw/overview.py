@@ -8,7 +8,7 @@ import numpy as np
 
 from difflab.report import words
 from difflab.report.curves import Curve
-from difflab.report.draw.axes import bars, score_axis
+from difflab.report.draw.axes import FLOOR_EDGE, bars, score_axis
 from difflab.report.draw.canvas import MARK, Film, blank, finished, styled
 from difflab.report.draw.pictures import common_pictures, sheet
 from difflab.report.palette import Palette
@@ -25,16 +25,19 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
     shown = common_pictures(result, curve.rows, 2)
     width, plot, count = 6.4, 2.9, len(curve.rows)
     edge = shown.edge / width if shown else 0.0
-    below = shown.rows * (1 - edge) * width / count if shown else 0.0
+    share = 1 - edge - (FLOOR_EDGE / width if metric in result.floors else 0.0)
+    below = shown.rows * share * width / count if shown else 0.0
     height = plot + below
     with styled():
         figure = blank(width, height)
         films: list[Film] = []
-        axes = figure.add_axes((edge, (below + 0.42) / height, 1 - edge, (plot - 0.8) / height))
-        bars(axes, range(count), curve, metric, palette.look(result, curve), width=2.4)
+        axes = figure.add_axes((edge, (below + 0.42) / height, share, (plot - 0.8) / height))
+        look = palette.look(result, curve)
+        bars(axes, range(count), curve, metric, look, width=2.4)
         _value_labels(axes, curve, metric)
         axes.margins(y=0.2)
         score_axis(axes, result, metric, [curve])
+        axes.set_title(words.settings(curve.setting), loc="right", fontsize=10.5, pad=8, color=look.colour)
         axes.set(xlim=(-0.5, count - 0.5), yticks=[])
         axes.set_xticks(range(count), [words.setting(curve.along, place) for place in curve.places])
         axes.tick_params(length=0)
@@ -43,7 +46,7 @@ def overview(result: Result, metric: Metric, curve: Curve, knee: Knee | None, pa
         if knee is not None:
             _mark_knee(axes, curve.rows.index(knee.row))
         if shown:
-            films = sheet(figure.add_axes((edge, 0, 1 - edge, below / height)), shown)
+            films = sheet(figure.add_axes((edge, 0, share, below / height)), shown)
         return finished(figure, films)
 
 

@@ -55,7 +55,7 @@ def _learned(axes: Axes, learning: Learning, measure: Metric | None) -> None:
     if wide:
         log_ticks(axes, "y", everything)
     if measure in DISTANCES and measure in learning.floors:
-        mark_floor(axes, learning.floors[measure], 1.0, [everything[0], everything[-1]])
+        mark_floor(axes, learning.floors[measure], 1.0)
     title = "held-out loss" if measure is None else heading(learning, measure)
     axes.set_title(f"{title}, {which_way(measure)}{', log scale' if wide else ''}", loc="left", fontsize=10.5, pad=8)
 
