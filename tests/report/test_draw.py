@@ -41,6 +41,14 @@ def test_ticks_stand_at_the_settings(steps_result):
     assert {"10", "20", "50", "100"} <= set(texts(draw.quality_curve(result, "fid", Palette([result]))))
 
 
+def test_tick_labels_that_would_run_into_one_another_are_left_out(make_result):
+    scales = [1.0, 1.25, 1.5, 2.0, 3.0, 4.0]
+    result = make_result({"guidance": scales}, {(s,): 1.0 + s for s in scales})
+    shown = texts(draw.quality_curve(result, "fid", Palette([result])))
+    ticks = shown[: shown.index("4") + 1]
+    assert ticks == ["1", "1.5", "2", "3", "4"]
+
+
 def test_setting_looks_the_same_in_every_study(grid, steps_result):
     lone = steps_result(3.0, 2.0)
     palette = Palette([lone, grid])
@@ -96,6 +104,12 @@ def test_headline_marks_the_knee_and_the_values(steps_result):
     assert {"knee", "20.00", "10.00", "10\u00a0steps"} <= set(shown)
 
 
+def test_headline_names_what_its_curve_was_drawn_with(grid):
+    line = curves(grid.rows, "steps")[1]
+    shown = texts(draw.overview(grid, "fid", line, None, Palette([grid])))
+    assert "eta\u00a00.5" in shown
+
+
 def test_time_is_drawn_from_zero(grid):
     shown = texts(draw.time_steps(grid, linear_fit(grid), Palette([grid])))
     assert shown.count("0") == 2
@@ -120,4 +134,4 @@ def test_a_floor_has_a_band_and_no_place_below_zero_on_a_log_axis(steps_result):
     for low, marked in ((0.5, True), (-0.1, False)):
         floor = Score(value=0.6, low=low, high=0.8, n=100)
         drawn = draw.quality_curve(result.model_copy(update={"floors": {"fid": floor}}), "fid", Palette([result]))
-        assert ("real samples" in texts(drawn)) == marked
+        assert ({"real", "samples"} <= set(texts(drawn)) or "real\nsamples" in texts(drawn)) == marked

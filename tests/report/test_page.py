@@ -144,6 +144,14 @@ def test_studies_not_made_alike_are_said_not_to_compare(ddim, tmp_path):
     assert "they differ in weights sha256" in build_report([ddim[0], other], tmp_path / "out").read_text()
 
 
+def test_print_tells_once_what_studies_were_made_with_alike(ddim, tmp_path):
+    made = [{"interval": "95 %", "weights": {"sha256": name}} for name in ("decaf", "facade")]
+    alike = [one.model_copy(update={"passport": passport}) for one, passport in zip(ddim, made, strict=True)]
+    page = build_report(alike, tmp_path / "out").read_text(encoding="utf-8")
+    assert re.findall(r'<tr( class="alike")?><td>interval</td>', page) == ["", ' class="alike"']
+    assert re.findall(r'<tr( class="alike")?><td>weights / sha256</td>', page) == ["", ""]
+
+
 def test_no_results_and_unknown_problem_sets_are_refused_in_one_sentence(ddim, tmp_path):
     with pytest.raises(DifflabError, match="no results"):
         build_report([], tmp_path / "out")
