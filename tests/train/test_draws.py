@@ -20,6 +20,7 @@ from difflab.train.objective import make_objective
 CPU = torch.device("cpu")
 DIT = {"input_size": 32, "in_channels": 3, "patch_size": 4, "hidden_size": 8, "depth": 1, "num_heads": 2,
        "num_classes": 20}  # fmt: skip
+UNTOLD = {name: value for name, value in DIT.items() if name != "num_classes"}
 CLIPS = {"image_size": 16, "dim": 8, "dim_mults": [1, 2], "num_frames": 3, "attn_heads": 2, "resnet_groups": 4}
 RECIPES: dict[str, dict[str, Any]] = {
     "classes, flips, antithetic": {
@@ -35,7 +36,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "autoencoder": "shapes-vae", "data": {"source": "shapes"},
     },
     "captions, gaussian grey levels": {
-        "family": "dit", "network": {**DIT, "learn_sigma": False, "cond_dim": 64, "class_dropout_prob": 0.5},
+        "family": "dit",
+        "network": {**UNTOLD, "learn_sigma": False, "cond_dim": 64, "class_dropout_prob": 0.5},
         "text_encoder": "shapes-text", "data": {"source": "shapes", "flip": False, "dequantization": "gaussian"},
     },
     "frames beside clips": {
