@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from difflab.report.findings import findings
 from difflab.report.gallery import learning_figure, study_figures
@@ -19,6 +20,7 @@ from difflab.study.result import Result
 class Section:
     """One study of the report. made: its passport, without what it varies."""
 
+    trained: ClassVar[bool] = False
     result: Result
     anchor: str
     number: int
@@ -28,7 +30,6 @@ class Section:
     setting: dict[str, str]
     made: dict[str, str]
     machine: dict[str, str]
-    trained: bool = False
 
     @property
     def name(self) -> str:
@@ -50,6 +51,7 @@ class Section:
 class LearningSection:
     """One study of trainings."""
 
+    trained: ClassVar[bool] = True
     learning: Learning
     anchor: str
     number: int
@@ -57,7 +59,6 @@ class LearningSection:
     findings: list[str]
     figures: list[FigureView]
     setting: dict[str, str]
-    trained: bool = True
 
     @property
     def name(self) -> str:

@@ -39,6 +39,7 @@ from difflab.zoo.families import FAMILIES
 from difflab.zoo.text import SmallTextConfig, TextEncoder, TransformersEncoder, open_text_encoder
 
 Drawn = tuple[Tensor, ...]  # everything a loss needs of a batch, each (B, ..)
+Exact = ShapesDenoiser | MotionsDenoiser | LatentsDenoiser
 
 
 class Objective(Protocol):
@@ -68,8 +69,7 @@ class DiffusionObjective:
         self.recipe = recipe
         self.schedule = recipe.schedule.build()
         self.posteriors = Posteriors.of(self.schedule) if recipe.network.learns_variance else None
-        of_pixels = recipe.target == "exact" and recipe.autoencoder is None
-        self.denoiser: Exact | None = _exact(recipe) if of_pixels else None  # that of latents needs the autoencoder
+        self.denoiser: Exact | None = None
         self.before: dict[str, Any] = {}  # the training of the model that it starts from, where that is known
         self.autoencoder: Autoencoder | None = None
         self.text_encoder: TextEncoder | None = None
@@ -88,7 +88,7 @@ class DiffusionObjective:
     def draw(self, batch: Batch, draws: Draws, device: torch.device) -> Drawn:
         """Data in model space, timesteps and noise; for a network that is told classes or captions, these, some of them
         hidden; and where the exact mean is learned, what they say."""
-        x0 = self._model_space(batch, draws, device)
+        denoiser, x0 = self.opened_denoiser(device), self._model_space(batch, draws, device)
         t = self._timesteps(draws).to(device)
         eps = draws.normal(Of.NOISE, x0.shape[1:]).to(device)
         drawn = [x0, t, eps]
@@ -98,10 +98,10 @@ class DiffusionObjective:
         elif self.recipe.text_encoder is not None:
             captions = self._captions(batch, draws)
             drawn.append(self.told(captions, device))
-        if isinstance(self.denoiser, MotionsDenoiser) and len(drawn) > 3:
+        if isinstance(denoiser, MotionsDenoiser) and len(drawn) > 3:
             known = known_of_captions(captions) if self.recipe.text_encoder else known_of_classes(labels)
             drawn.append(known.to(device))
-        elif isinstance(self.denoiser, LatentsDenoiser) and len(drawn) > 3:
+        elif isinstance(denoiser, LatentsDenoiser) and len(drawn) > 3:
             drawn.append(labels)  # it knows the class where the network is told it
         return tuple(drawn)
 
@@ -122,11 +122,21 @@ class DiffusionObjective:
 
     def _denoiser(self, device: torch.device, known: Tensor | None) -> Callable[[Tensor, Places], Estimate] | None:
         """The exact denoiser, told what the network is."""
-        if isinstance(self.denoiser, MotionsDenoiser):
-            return partial(self.denoiser.to(device), known=known)
-        if isinstance(self.denoiser, LatentsDenoiser):
-            return partial(self.denoiser.to(device), labels=known)
-        return self.denoiser.to(device) if self.denoiser else None
+        denoiser = self.opened_denoiser(device)
+        if isinstance(denoiser, MotionsDenoiser):
+            return partial(denoiser, known=known)
+        return partial(denoiser, labels=known) if isinstance(denoiser, LatentsDenoiser) else denoiser
+
+    def opened_denoiser(self, device: torch.device) -> Exact | None:
+        """The exact denoiser of data whose mean is learned, made once; that of latents encodes the whole world."""
+        r = self.recipe
+        if r.target == "exact" and self.denoiser is None:
+            if (autoencoder := self.opened_autoencoder(device)) is not None:
+                self.denoiser = LatentsDenoiser.of_shapes(autoencoder, device)
+            else:
+                self.denoiser = ShapesDenoiser() if r.data.frames is None else MotionsDenoiser(r.data.frames)
+            self.denoiser.to(device)
+        return self.denoiser
 
     def opened_autoencoder(self, device: torch.device) -> Autoencoder | None:
         """The autoencoder of a latent model, opened once. Raises DifflabError if its latents do not fit the network."""
@@ -194,8 +204,6 @@ class DiffusionObjective:
         else:
             posterior = Posterior(*torch.from_numpy(batch.moments).to(device).chunk(2, dim=1))
         if self.recipe.target == "exact":
-            if self.denoiser is None:
-                self.denoiser = LatentsDenoiser.of_shapes(autoencoder, device)
             return posterior.mean * autoencoder.scale
         noise = draws.normal(Of.LATENTS, posterior.mean.shape[1:])
         return posterior.sample(noise.to(device)) * autoencoder.scale
@@ -326,14 +334,6 @@ class AutoencoderObjective:
         x, noise = drawn
         reconstruction, posterior = network(x, noise)
         return F.mse_loss(reconstruction.float(), x) + self.recipe.kl_weight * posterior.kl().mean()
-
-
-Exact = ShapesDenoiser | MotionsDenoiser | LatentsDenoiser
-
-
-def _exact(recipe: DiffusionRecipe) -> Exact:
-    """The exact denoiser of the recipe's pixels, which are of a known world."""
-    return ShapesDenoiser() if recipe.data.frames is None else MotionsDenoiser(recipe.data.frames)
 
 
 def make_objective(recipe: AnyRecipe) -> Objective:
